@@ -1,0 +1,165 @@
+"""Measure the trained models of a preset: `python -m papers.nvae.evaluate --preset laptop`.
+
+Writes numbers and pictures (as arrays) into `runs/<preset>/evaluate/`.
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from papers.nvae import settings as nvae_settings
+from papers.nvae.experiment import Images, bits_per_dim, likelihood, load_images, observe
+from papers.nvae.losses import reconstruction_nats
+from papers.nvae.model import NVAE
+from papers.nvae.sampling import draw, interpolate, partly_from_prior, readjusted, shown
+from papers.nvae.score import FEATURES, feature_score, train_classifier
+from papers.nvae.settings import PARAMS, Settings
+from shared import errors, provenance
+from shared.data.batches import seed_step
+from shared.data.images import load_mnist
+from shared.files import write_bytes
+from shared.metrics import feature_statistics, mean_and_standard_error
+from shared.paths import runs
+from shared.results import Metrics, load_weights, put, write_metrics
+from shared.settings import read_yaml
+from shared.training.device import autocast, pick_device
+
+TEMPERATURES = (0.6, 0.8, 0.9, 1.0)
+#: Draws of the whole measurement, for the scores whose spread is over repeated sampling.
+REPEATS = 3
+
+
+def measure_likelihood(model: NVAE, images: Images, settings: Settings, key: str, metrics: Metrics) -> None:
+    """Importance-weighted test likelihood, bound and KL profile; a float32 and a batch-statistics pass on a part."""
+    result = likelihood(model, images.test, settings, images.side, settings.importance_samples)
+    nll, error = mean_and_standard_error(result.nll_nats)
+    put(metrics, "test_nll_nats", "main", key, nll)
+    put(metrics, "test_nll_nats_standard_error", "main", key, error)
+    put(metrics, "test_nll_bits_per_dim", "main", key, bits_per_dim(nll, tuple(images.test.shape[1:])))
+    bound, error = mean_and_standard_error(result.bound_nats)
+    put(metrics, "test_bound_nats", "main", key, bound)
+    put(metrics, "test_bound_nats_standard_error", "main", key, error)
+    for group, kl in enumerate(result.kl_nats.mean(0).tolist()):
+        put(metrics, "test_kl_nats", f"group{group + 1}", key, kl)
+    part = images.test[: min(1000, len(images.test))]
+    put(metrics, "bound_nats_running_statistics", "main", key, float(result.bound_nats[: len(part)].mean()))
+    put(metrics, "bound_nats_batch_statistics", "main", key, bound_with_batch_statistics(model, part, images.side, settings))
+    exact = msgspec.structs.replace(settings, precision="float32")
+    float32 = likelihood(model, part, exact, images.side, min(10, settings.importance_samples))
+    same = likelihood(model, part, settings, images.side, min(10, settings.importance_samples))
+    difference, error = mean_and_standard_error(same.nll_nats - float32.nll_nats)
+    put(metrics, "nll_nats_excess_of_bfloat16", "main", key, difference)
+    put(metrics, "nll_nats_excess_of_bfloat16_standard_error", "main", key, error)
+
+
+@torch.no_grad()
+def bound_with_batch_statistics(model: NVAE, pixels: Tensor, side: int, settings: Settings) -> float:
+    """Negative bound in nats with each batch normalised by its own statistics (C10); the model is left as it was."""
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    model.train()
+    total = 0.0
+    device = next(model.parameters()).device
+    for start in range(0, len(pixels), 250):
+        seed_step(0, start)
+        x, padded = observe(pixels[start : start + 250].to(device), settings, side)
+        with autocast(device, settings.precision):
+            inference = model(padded)
+        bound = reconstruction_nats(inference.logits, x, settings) + torch.stack(inference.kl_nats).sum(0)
+        total += float(bound.sum())
+    model.eval()
+    for name, value in model.named_buffers():
+        value.copy_(buffers[name])
+    return total / len(pixels)
+
+
+def measure_groups(model: NVAE, images: Images, settings: Settings, key: str, metrics: Metrics) -> dict[str, Tensor]:
+    """What each group carries: reconstruction with groups 1..k from the prior, and whether pixels reach the decoder by a side path."""
+    device = next(model.parameters()).device
+    pixels = images.test[: min(500, len(images.test))].to(device)
+    seed_step(0, 0)
+    x, padded = observe(pixels, settings, images.side)
+    rows = [x[:8]]
+    for k in range(len(model.groups) + 1):
+        logits, nats = partly_from_prior(model, x, padded, settings, k, seed=k)
+        put(metrics, "reconstruction_nats_from_prior", f"groups{k}", key, nats.mean().item())
+        rows.append(shown(logits[:8], settings, images.test.shape[-1]))
+    padded.requires_grad_(True)
+    with torch.no_grad():
+        latents = model.infer(model.encoder(padded)).latents
+    side_path = model.decode([z.detach() for z in latents]).sum()
+    leak = torch.autograd.grad(side_path, padded, allow_unused=True)[0] if side_path.requires_grad else None
+    put(metrics, "side_path_gradient", "main", key, 0.0 if leak is None else leak.abs().max().item())
+    padded = padded.detach()
+    logits, _ = partly_from_prior(model, x[:8], padded[:8], settings, groups=0, seed=0)
+    lines = interpolate(model, padded[8:20], settings, steps=9, seed=0)
+    return {
+        "from_prior": torch.stack([row.cpu() for row in rows]),
+        "originals": x[:8].cpu(),
+        "reconstructions": shown(logits, settings, images.test.shape[-1]).cpu(),
+        "interpolations": shown(lines, settings, images.test.shape[-1]).cpu(),
+    }
+
+
+def measure_samples(model: NVAE, images: Images, settings: Settings, preset: str, metrics: Metrics) -> dict[str, Tensor]:
+    """Samples over temperatures, with and without re-adjusted batch norm, and their feature distance (MNIST only)."""
+    side, small = images.test.shape[-1], preset == "smoke"
+    count = 200 if small else 5_000
+    score = None
+    if settings.data == "mnist":
+        train, test = (load_mnist(split, allow_sample=small) for split in ("train", "test"))
+        classifier = train_classifier(train.pixels, train.labels, steps=5 if small else 500)
+        score = feature_score(classifier, test.pixels, test.labels)
+        put(metrics, "classifier_accuracy", "test", "exact", score.accuracy)
+        real = images.validation[: max(count, FEATURES + 1)].float() / 255
+        for repeat in range(REPEATS):
+            put(metrics, "feature_distance", "validation_images", f"repeat{repeat}", score.distance(real, repeat))
+    grids: dict[str, Tensor] = {}
+    for temperature in TEMPERATURES:
+        passes = 5 if small else 200
+        for name, drawn_from in (("running", model), ("readjusted", readjusted(model, settings, temperature, passes, 40))):
+            grids[f"samples_{name}_{temperature}"] = draw(drawn_from, settings, 64, temperature, 0, side)
+            for repeat in range(REPEATS if score is not None else 0):
+                drawn = draw(drawn_from, settings, count, temperature, repeat + 1, side)
+                assert score is not None
+                put(metrics, "feature_distance", f"{name}_{temperature}", f"repeat{repeat}", score.distance(drawn, repeat))
+    return grids
+
+
+def write_pictures(path: Path, pictures: dict[str, Tensor]) -> None:
+    """Write pictures as a compressed archive of float16 arrays (N, C, H, W), whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **{name: value.half().numpy() for name, value in pictures.items()})
+    write_bytes(path, buffer.getvalue())
+
+
+def main() -> None:
+    """Measure every seed of the main model, merge the comparisons, write."""
+    parser = argparse.ArgumentParser(description="Measure the trained models of a preset.")
+    parser.add_argument("--preset", required=True, help="block of papers/nvae/params.yaml")
+    preset = parser.parse_args().preset
+    settings = nvae_settings.load(preset)
+    origin = provenance.begin("evaluate", preset, None, Path(__file__))
+    folder, device = runs("nvae", preset), pick_device()
+    images = load_images(settings, sample=preset == "smoke")
+    metrics: Metrics = {}
+    pictures: dict[str, Tensor] = {}
+    for seed in read_yaml(PARAMS)["seeds"]:
+        model = NVAE(settings, images.channels, images.side)
+        load_weights(folder / "train" / f"seed{seed}" / "model.pt", model)
+        model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        measure_likelihood(model, images, settings, f"seed{seed}", metrics)
+        groups = measure_groups(model, images, settings, f"seed{seed}", metrics)
+        if not pictures:  # pictures and sample scores are of the first seed
+            pictures = groups | measure_samples(model, images, settings, preset, metrics)
+    write_pictures(folder / "evaluate" / "pictures.npz", pictures)
+    write_metrics(folder / "evaluate" / "metrics.json", metrics)
+    origin.finish(folder / "provenance" / "evaluate.json")
+
+
+if __name__ == "__main__":
+    errors.run(main)

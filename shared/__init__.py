@@ -1,0 +1,1 @@
+"""The common layers of the papers: a small typed library."""

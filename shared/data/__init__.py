@@ -1,0 +1,1 @@
+"""Data sets: catalogue, fetching, checks, loaders and batches."""

@@ -1,0 +1,34 @@
+"""Where things lie in the checkout."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+
+#: The nine papers in the order of the seminar.
+PAPERS = (
+    "jem",
+    "sst",
+    "perturbed_optimizers",
+    "igpt",
+    "gan_latent_directions",
+    "hessian_penalty",
+    "parallel_wavenet",
+    "nvae",
+    "gan_dissection",
+)
+
+
+def paper(name: str) -> Path:
+    """The folder of one paper: `papers/<name>`."""
+    return ROOT / "papers" / name
+
+
+def runs(name: str, preset: str) -> Path:
+    """What the stages of one paper write at one preset: `papers/<name>/runs/<preset>`."""
+    return paper(name) / "runs" / preset
+
+
+def reports(name: str) -> Path:
+    """The generated report of one paper: `reports/<name>`."""
+    return ROOT / "reports" / name

@@ -1,0 +1,1 @@
+"""Reports and slides from measured records."""

@@ -1,0 +1,1 @@
+"""Training: loop, resuming, schedules, devices, processes."""

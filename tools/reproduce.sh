@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Fetch a paper's data sets, run its pipeline, name its report.
+# Usage: tools/reproduce.sh PAPER [PRESET]      (called by `make reproduce`, which has made .venv and checked the name)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+paper=$1 preset=${2:-}
+# DVC starts stages as `python -m ...`: that has to be the environment's Python.
+export PATH=$PWD/.venv/bin:$PATH DVC_NO_ANALYTICS=1
+
+sets=$(python -m shared.pipelines data "$paper")
+# Word splitting is meant: one argument a set.
+[[ -z $sets ]] || python -m shared.data.fetch $sets
+
+# Where only this paper's sets are present, DVC writes the smaller folder into data.dvc. The pointer to the full data stays.
+pointer=$(mktemp)
+[[ ! -f data.dvc ]] || { cp data.dvc "$pointer"; trap 'cmp -s "$pointer" data.dvc || cp "$pointer" data.dvc; rm -f "$pointer"' EXIT; }
+
+if [[ -z $preset ]]; then
+    dvc repro "papers/$paper"
+else
+    git var GIT_AUTHOR_IDENT >/dev/null 2>&1 || {
+        echo "error: DVC keeps an experiment as a commit and git does not know you; git config --global user.name NAME; git config --global user.email MAIL" >&2
+        exit 1
+    }
+    dvc exp run -S "papers/$paper/params.yaml:preset=$preset" "papers/$paper"
+fi
+echo "the report: reports/$paper/README.md"
