@@ -33,7 +33,7 @@ class _BatchNorm(torch.autograd.Function):
         return F.silu(y, inplace=True) if swish else y  # in place: y itself is not kept
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, invstd = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody will differentiate this backward pass again (create_graph=True)
             grads = _differentiable_backward(grad, x, weight, bias, ctx.eps, ctx.swish)
@@ -47,7 +47,9 @@ def _normalise(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, invstd: Te
     return F.batch_norm(x, mean, invstd.pow(-2), weight, bias, training=False, eps=0.0)
 
 
-def _joint_statistics(x: Tensor, mean_run: Tensor, var_run: Tensor, momentum: float, eps: float) -> tuple[Tensor, Tensor]:
+def _joint_statistics(
+    x: Tensor, mean_run: Tensor, var_run: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor]:
     """Mean and 1/std over the batches of all processes (equal in size); moves the running statistics once."""
     dims = [0, *range(2, x.dim())]
     var, mean = torch.var_mean(x.to(mean_run.dtype), dims, correction=0)
@@ -132,7 +134,9 @@ class BatchNorm(nn.Module):
         if not self.training or (world_size() == 1 and not self.swish):
             y = F.batch_norm(x, *running, self.weight, self.bias, self.training, self.momentum, self.eps)
             return F.silu(y) if self.swish else y
-        y = _BatchNorm.apply(x, self.weight, self.bias, *running, self.momentum, self.eps, self.swish)
+        y = _BatchNorm.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, *running, self.momentum, self.eps, self.swish
+        )
         return y  # type: ignore[no-any-return]
 
 

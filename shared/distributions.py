@@ -104,7 +104,7 @@ class DiscretisedLogisticMixture:
         centred = x.unsqueeze(1) - self._conditional_means(x)
         inverse_scale = torch.exp(-self.log_scales)
         upper, lower = (centred + half_bin) * inverse_scale, (centred - half_bin) * inverse_scale
-        # sigmoid(u) - sigmoid(l) = sigmoid(u) * sigmoid(-l) * (1 - exp(l - u)): exact in the tails, no density fallback.
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) * sigmoid(-l) * (1 - exp(l - u)): exact in the tails, no fallback.
         log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
         value = x.unsqueeze(1).expand_as(centred)
         log_mass = torch.where(value < -1 + half_bin, F.logsigmoid(upper), log_mass)
@@ -131,4 +131,5 @@ class DiscretisedLogisticMixture:
 
     def _to_grid(self, x: Tensor) -> Tensor:
         steps = 2**self.bits - 1
-        return ((x.clamp(-1, 1) + 1) * (steps / 2)).round() * (2 / steps) - 1
+        index: Tensor = ((x.clamp(-1, 1) + 1) * (steps / 2)).round()
+        return index * (2 / steps) - 1

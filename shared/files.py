@@ -25,7 +25,9 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         reason = error.strerror or str(error)
-        raise UserError(f"cannot write {path}: {reason}; the previous file is kept, free space or mend the rights") from None
+        raise UserError(
+            f"cannot write {path}: {reason}; the previous file is kept, free space or mend the rights"
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

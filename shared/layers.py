@@ -8,22 +8,25 @@ from torch import Tensor, nn
 class WeightNormConv2d(nn.Conv2d):
     """Convolution with `w_c = exp(g_c) * v_c / (|v_c| + 1e-5)` for each output channel c, as NVAE normalises.
 
-    `g` starts at `log(|v_c| + 0.01)`, so that the first weights are nearly those of the plain layer (no data are needed).
+    `g` starts at `log(|v_c| + 0.01)`, so that the first weights are nearly those of the plain layer (needs no data).
 
     Reference: Salimans & Kingma, Weight Normalization (2016); the exponential gain is NVAE's.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, kernel_size: int, stride: int = 1, padding: int = 0, groups: int = 1, bias: bool = True) -> None:  # fmt: skip
-        super().__init__(channels_in, channels_out, kernel_size, stride, padding, groups=groups, bias=bias)
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel_size: int, stride: int = 1, padding: int = 0, groups: int = 1
+    ) -> None:
+        super().__init__(channels_in, channels_out, kernel_size, stride, padding, groups=groups)
         self.log_gain = nn.Parameter(torch.log(self._norms() + 0.01))
-        self._used: Tensor | None = None
 
     def _norms(self) -> Tensor:
-        return self.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        norms: Tensor = torch.linalg.vector_norm(self.weight, dim=(1, 2, 3), keepdim=True)
+        return norms
 
     def effective_weight(self) -> Tensor:
         """The normalised weight (C_out, C_in / groups, k, k) that the convolution applies."""
-        return self.weight * (self.log_gain.exp() / (self._norms() + 1e-5))
+        scale: Tensor = self.log_gain.exp() / (self._norms() + 1e-5)
+        return self.weight * scale
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.effective_weight(), self.bias)

@@ -76,14 +76,13 @@ def existing(root: Path = paths.ROOT) -> tuple[str, ...]:
 
 
 def data_sets(name: str, root: Path = paths.ROOT) -> tuple[str, ...]:
-    """The data sets a paper's stages depend on: the names of the entries of data/ that hold their dependencies."""
-    data = root / "data"
-    found = {
-        path.relative_to(data).parts[0]
-        for stage in of_paper(name, root)
-        for path in stage.dependencies
-        if data in path.parents
-    }
+    """The data sets a paper's stages depend on, by the manifests among their dependencies.
+
+    Stages depend on `shared/data/manifests/<set>.tsv`, the checksums that the loaders enforce, and not on files in
+    `data/`: where only some sets are present, DVC would silently write the smaller folder into `data.dvc`.
+    """
+    manifests = root / "shared" / "data" / "manifests"
+    found = {path.stem for stage in of_paper(name, root) for path in stage.dependencies if path.parent == manifests}
     return tuple(sorted(found))
 
 

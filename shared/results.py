@@ -32,7 +32,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # noqa: BLE001  torch raises many kinds for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"cannot load weights from {path}: {reason}; run the train stage again") from None
 
@@ -75,7 +75,7 @@ def merge(trees: Sequence[Metrics]) -> Metrics:
 
 
 def write_metrics(path: Path, metrics: Metrics) -> None:
-    """Write a metrics tree as JSON, numbers rounded to 9 significant digits; `ValueError` for a value that is not finite."""
+    """Write a metrics tree as JSON, rounded to 9 significant digits; `ValueError` for a value that is not finite."""
 
     def rounded(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,10 +1,11 @@
-"""Settings: a block of `params.yaml` becomes a frozen, typed object; a mistake is one line that names file, key and reason."""
+"""Settings: a block of `params.yaml` becomes a frozen, typed object; a mistake is one line: file, key, reason."""
 
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from shared.errors import UserError
 
@@ -39,7 +40,9 @@ def load(path: Path, preset: str, kind: type[S], overrides: dict[str, Any] | Non
     document = read_yaml(path)
     block = document.get(preset) if isinstance(document, dict) else None
     if not isinstance(block, dict):
-        names = ", ".join(k for k, v in document.items() if isinstance(v, dict)) if isinstance(document, dict) else "none"
+        names = (
+            ", ".join(k for k, v in document.items() if isinstance(v, dict)) if isinstance(document, dict) else "none"
+        )
         raise UserError(f"{path}: no preset named {preset!r}; there are: {names}")
     return convert({**block, **(overrides or {})}, kind, f"{path}: {preset}")
 

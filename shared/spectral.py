@@ -12,8 +12,8 @@ from shared.layers import effective_weight
 class SpectralPenalty(nn.Module):
     """Sum over convolutions of `sigma_max(W)`, W the weight actually applied, reshaped to (C_out, C_in/groups * k * k).
 
-    `sigma = u' W v` with left and right vectors from power iteration, kept from step to step (warm start) and saved with
-    the state. Weights of equal shape are stacked and iterated in one batched product. The estimate never exceeds
+    `sigma = u' W v` with left and right vectors from power iteration, kept from step to step (warm start) and saved
+    with the state. Weights of equal shape are stacked and iterated in one batched product. The estimate never exceeds
     the true singular value. It is the norm of the reshaped kernel, not of the convolution operator.
 
     Args:

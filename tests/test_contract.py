@@ -63,7 +63,9 @@ def test_presets(name: str) -> None:
     """Four blocks with the same few keys, so that one screen shows how far a run is from the paper."""
     path = paper(name) / "params.yaml"
     document = settings.read_yaml(path)
-    blocks = {key: value for key, value in document.items() if isinstance(value, dict) and key not in ("ablation", "arms")}
+    blocks = {
+        key: value for key, value in document.items() if isinstance(value, dict) and key not in ("ablation", "arms")
+    }
     assert document["preset"] == "laptop", "the committed preset is the default one"
     assert document["seeds"], "at least one seed"
     assert all(isinstance(seed, int) for seed in document["seeds"])

@@ -72,7 +72,7 @@ def test_data_sets_of_a_paper_are_known(name: str) -> None:
     """`make reproduce` fetches what this names, so each has to be a set of the catalogue."""
     for data_set in pipelines.data_sets(name):
         known = (manifest.FOLDER / f"{data_set}.tsv").is_file()
-        assert known, f"papers/{name} depends on data/{data_set}, of which nobody knows the checksums"
+        assert known, f"papers/{name} depends on the set {data_set}, of which nobody knows the checksums"
 
 
 def test_unknown_paper_is_one_line() -> None:
@@ -99,7 +99,7 @@ def test_stages_as_dvc_reads_them(tmp_path: Path) -> None:
         "stages:\n  train:\n    wdir: ../..\n    matrix:\n      seed: ${seeds}\n"
         "    cmd: python -m papers.nvae.train --seed ${item.seed}\n"
         "    params:\n      - papers/nvae/params.yaml:\n        - preset\n"
-        "    deps:\n      - data/mnist/t10k-labels-idx1-ubyte\n      - data/cifar10\n      - papers/nvae/train.py\n"
+        "    deps:\n      - shared/data/manifests/mnist.tsv\n      - shared/data/manifests/cifar10.tsv\n      - papers/nvae/train.py\n"
         "    outs:\n      - papers/nvae/runs/${preset}/seed${item.seed}.pt\n"
     )
     first, second = pipelines.of_paper("nvae", tmp_path)
@@ -108,7 +108,12 @@ def test_stages_as_dvc_reads_them(tmp_path: Path) -> None:
     assert first.folder == tmp_path
     assert second.outputs == (tmp_path / "papers/nvae/runs/laptop/seed1.pt",)
     assert set(first.dependencies) == {
-        tmp_path / x for x in ("data/mnist/t10k-labels-idx1-ubyte", "data/cifar10", "papers/nvae/train.py")
+        tmp_path / x
+        for x in (
+            "shared/data/manifests/mnist.tsv",
+            "shared/data/manifests/cifar10.tsv",
+            "papers/nvae/train.py",
+        )
     }
     assert pipelines.data_sets("nvae", tmp_path) == ("cifar10", "mnist")
     assert pipelines.existing(tmp_path) == ("nvae",)

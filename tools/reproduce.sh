@@ -12,10 +12,6 @@ sets=$(python -m shared.pipelines data "$paper")
 # Word splitting is meant: one argument a set.
 [[ -z $sets ]] || python -m shared.data.fetch $sets
 
-# Where only this paper's sets are present, DVC writes the smaller folder into data.dvc. The pointer to the full data stays.
-pointer=$(mktemp)
-[[ ! -f data.dvc ]] || { cp data.dvc "$pointer"; trap 'cmp -s "$pointer" data.dvc || cp "$pointer" data.dvc; rm -f "$pointer"' EXIT; }
-
 if [[ -z $preset ]]; then
     dvc repro "papers/$paper"
 else

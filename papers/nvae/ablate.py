@@ -1,7 +1,7 @@
-"""Train one arm of the comparison for every ablation seed: `python -m papers.nvae.ablate --preset laptop --arm absolute`.
+"""Train one arm of the comparison for every seed: `python -m papers.nvae.ablate --preset laptop --arm absolute`.
 
-Arms of one seed see the same batches and the same draws, so differences are paired. On the CPU the seeds run in parallel
-processes of one thread each, which for networks this small does more work a second than one process with all threads.
+Arms of one seed see the same batches and the same draws, so differences are paired. On the CPU the seeds run in
+parallel processes of one thread each, which for networks this small does more work than one process with all threads.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def arm_settings(preset: str, arm: str, path: Path = PARAMS) -> Settings:
 
 
 def measure(trainer: Trainer, images: Images, record: Record) -> dict[str, float]:
-    """The numbers of one finished run: test likelihood, its terms, latent use, and the largest gradient and KL on the way."""
+    """One finished run: test likelihood, its terms, latent use, and the largest gradient and KL on the way."""
     model, settings_ = trainer.evaluated(), trainer.settings
     result = likelihood(model, images.test[:TEST_IMAGES], settings_, images.side, SAMPLES)
     groups = range(result.kl_nats.shape[1])

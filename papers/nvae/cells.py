@@ -37,8 +37,10 @@ def norm(channels: int, settings: Settings) -> nn.Module:
     return nn.Identity() if settings.normalisation == "wn_elu" else BatchNorm(channels)
 
 
-def conv_before_norm(c_in: int, c_out: int, kernel: int, settings: Settings, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution whose output is batch-normalised: no bias and no weight norm, except where weight norm is all there is."""
+def conv_before_norm(
+    c_in: int, c_out: int, kernel: int, settings: Settings, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    """A convolution that a batch norm follows: no bias, no weight norm, except where weight norm is all there is."""
     if settings.normalisation == "wn_elu":
         return WeightNormConv2d(c_in, c_out, kernel, stride, kernel // 2, groups)
     return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -111,7 +113,9 @@ def separable_branch(c_in: int, c_out: int, resample: Resample, expansion: int, 
 class Cell(nn.Module):
     """`skip(x) + 0.1 * squeeze_excite(branch(x))`; kind and expansion choose the branch, `resample` the resolution."""
 
-    def __init__(self, c_in: int, c_out: int, resample: Resample, kind: str, expansion: int, settings: Settings) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, resample: Resample, kind: str, expansion: int, settings: Settings
+    ) -> None:
         super().__init__()
         self.skip = skip_path(c_in, c_out, resample, settings)
         if kind == "regular":

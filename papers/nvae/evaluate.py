@@ -23,7 +23,7 @@ from shared import errors, provenance
 from shared.data.batches import seed_step
 from shared.data.images import load_mnist
 from shared.files import write_bytes
-from shared.metrics import feature_statistics, mean_and_standard_error
+from shared.metrics import mean_and_standard_error
 from shared.paths import runs
 from shared.results import Metrics, load_weights, put, write_metrics
 from shared.settings import read_yaml
@@ -48,7 +48,13 @@ def measure_likelihood(model: NVAE, images: Images, settings: Settings, key: str
         put(metrics, "test_kl_nats", f"group{group + 1}", key, kl)
     part = images.test[: min(1000, len(images.test))]
     put(metrics, "bound_nats_running_statistics", "main", key, float(result.bound_nats[: len(part)].mean()))
-    put(metrics, "bound_nats_batch_statistics", "main", key, bound_with_batch_statistics(model, part, images.side, settings))
+    put(
+        metrics,
+        "bound_nats_batch_statistics",
+        "main",
+        key,
+        bound_with_batch_statistics(model, part, images.side, settings),
+    )
     exact = msgspec.structs.replace(settings, precision="float32")
     float32 = likelihood(model, part, exact, images.side, min(10, settings.importance_samples))
     same = likelihood(model, part, settings, images.side, min(10, settings.importance_samples))
@@ -78,7 +84,7 @@ def bound_with_batch_statistics(model: NVAE, pixels: Tensor, side: int, settings
 
 
 def measure_groups(model: NVAE, images: Images, settings: Settings, key: str, metrics: Metrics) -> dict[str, Tensor]:
-    """What each group carries: reconstruction with groups 1..k from the prior, and whether pixels reach the decoder by a side path."""
+    """What each group carries: reconstruction with groups 1..k from the prior; and that pixels have no side path."""
     device = next(model.parameters()).device
     pixels = images.test[: min(500, len(images.test))].to(device)
     seed_step(0, 0)
@@ -95,6 +101,7 @@ def measure_groups(model: NVAE, images: Images, settings: Settings, key: str, me
     leak = torch.autograd.grad(side_path, padded, allow_unused=True)[0] if side_path.requires_grad else None
     put(metrics, "side_path_gradient", "main", key, 0.0 if leak is None else leak.abs().max().item())
     padded = padded.detach()
+    put(metrics, "decoder_passes_per_sample", "main", "exact", decoder_passes(model))
     logits, _ = partly_from_prior(model, x[:8], padded[:8], settings, groups=0, seed=0)
     lines = interpolate(model, padded[8:20], settings, steps=9, seed=0)
     return {
@@ -105,7 +112,23 @@ def measure_groups(model: NVAE, images: Images, settings: Settings, key: str, me
     }
 
 
-def measure_samples(model: NVAE, images: Images, settings: Settings, preset: str, metrics: Metrics) -> dict[str, Tensor]:
+def decoder_passes(model: NVAE) -> int:
+    """How often one call of `sample` runs the last part of the decoder (C12: once, whatever the number of images)."""
+    passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    handle = model.post.register_forward_hook(count)
+    model.sample(4, 1.0)
+    handle.remove()
+    return passes
+
+
+def measure_samples(
+    model: NVAE, images: Images, settings: Settings, preset: str, metrics: Metrics
+) -> dict[str, Tensor]:
     """Samples over temperatures, with and without re-adjusted batch norm, and their feature distance (MNIST only)."""
     side, small = images.test.shape[-1], preset == "smoke"
     count = 200 if small else 5_000
@@ -121,12 +144,21 @@ def measure_samples(model: NVAE, images: Images, settings: Settings, preset: str
     grids: dict[str, Tensor] = {}
     for temperature in TEMPERATURES:
         passes = 5 if small else 200
-        for name, drawn_from in (("running", model), ("readjusted", readjusted(model, settings, temperature, passes, 40))):
+        for name, drawn_from in (
+            ("running", model),
+            ("readjusted", readjusted(model, settings, temperature, passes, 40)),
+        ):
             grids[f"samples_{name}_{temperature}"] = draw(drawn_from, settings, 64, temperature, 0, side)
             for repeat in range(REPEATS if score is not None else 0):
                 drawn = draw(drawn_from, settings, count, temperature, repeat + 1, side)
                 assert score is not None
-                put(metrics, "feature_distance", f"{name}_{temperature}", f"repeat{repeat}", score.distance(drawn, repeat))
+                put(
+                    metrics,
+                    "feature_distance",
+                    f"{name}_{temperature}",
+                    f"repeat{repeat}",
+                    score.distance(drawn, repeat),
+                )
     return grids
 
 

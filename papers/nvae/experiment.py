@@ -58,7 +58,7 @@ def load_images(settings: Settings, sample: bool = False, folder: Path = DATA) -
 def observe(pixels: Tensor, settings: Settings, side: int) -> tuple[Tensor, Tensor]:
     """What the likelihood scores and what the encoder sees, from pixels (B, C, h, w).
 
-    MNIST: a fresh binarisation of the image, and the same padded to `side` on [-1, 1] (dynamic binarisation, section 4).
+    MNIST: a fresh binarisation of the image (dynamic, section 4), and the same padded to `side` on [-1, 1].
     CIFAR-10: the image at `image_bits` bits on [-1, 1], twice.
     """
     if pixels.shape[1] == 1:
@@ -100,7 +100,9 @@ class Trainer:
 
     def _learning_rate(self, k: int) -> float:
         s = self.settings
-        return cosine_with_warmup(k, self.steps, s.learning_rate, s.learning_rate_final, round(s.learning_rate_warmup * self.steps))
+        return cosine_with_warmup(
+            k, self.steps, s.learning_rate, s.learning_rate_final, round(s.learning_rate_warmup * self.steps)
+        )
 
     def terms(self, k: int) -> losses.Terms:
         """Forward pass and objective of step k."""
@@ -177,7 +179,9 @@ class Likelihood:
 
 
 @torch.inference_mode()
-def likelihood(model: NVAE, pixels: Tensor, settings: Settings, side: int, samples: int, batch: int = 250, seed: int = 0) -> Likelihood:
+def likelihood(
+    model: NVAE, pixels: Tensor, settings: Settings, side: int, samples: int, batch: int = 250, seed: int = 0
+) -> Likelihood:
     """Importance-weighted likelihood with running batch-norm statistics (section 4 of the paper: K = 1000).
 
     The encoder runs once an image, the top-down pass `samples` times.

@@ -31,12 +31,12 @@ class MaskedConv2d(WeightNormConv2d):
         super().__init__(c_in * groups, c_out, kernel, padding=kernel // 2, groups=groups)
         self.register_buffer("mask", mask)
         with torch.no_grad():
-            norms = (self.weight * mask).flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            norms = torch.linalg.vector_norm(self.weight * mask, dim=(1, 2, 3), keepdim=True)
             self.log_gain.copy_(torch.log(norms + 0.01) + torch.tensor(gain).log())
 
     def effective_weight(self) -> Tensor:
         weight = self.weight * self.mask
-        norms = weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        norms = torch.linalg.vector_norm(weight, dim=(1, 2, 3), keepdim=True)
         return weight * (self.log_gain.exp() / (norms + 1e-5))
 
 

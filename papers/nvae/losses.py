@@ -1,6 +1,6 @@
 """The objective of NVAE as small functions in the order of the paper; every term is in nats an image.
 
-`loss = mean(reconstruction + beta * sum_l gamma_l KL_l) + lambda * (sum of largest singular values + sum of max |BN gamma|)`
+`loss = mean(reconstruction + beta * sum_l gamma_l KL_l) + lambda * (sum_i sigma_max(W_i) + sum_j max |BN gamma_j|)`
 """
 
 import math
@@ -20,8 +20,8 @@ from shared.training.distributed import all_reduce_mean
 def reconstruction_nats(logits: Tensor, x: Tensor, settings: Settings) -> Tensor:
     """`-log p(x | z)` of each image (B,), the first term of equation 1.
 
-    Binary images: Bernoulli, on the centre that has the size of `x` (the padding of 28 to 32 is not scored). RGB images on
-    [-1, 1]: mixture of discretised logistics.
+    Binary images: Bernoulli, on the centre that has the size of `x` (the padding of 28 to 32 is not scored). RGB images
+    on [-1, 1]: mixture of discretised logistics.
     """
     if x.shape[1] == 1:
         margin = (logits.shape[-1] - x.shape[-1]) // 2
@@ -33,14 +33,14 @@ def reconstruction_nats(logits: Tensor, x: Tensor, settings: Settings) -> Tensor
 
 
 def kl_coefficient(step: int, steps: int, warmup: float) -> float:
-    """beta: rises linearly to 1 over the first `warmup` share of the steps, never below 1e-4; 1 without warm-up."""
+    """Beta: rises linearly to 1 over the first `warmup` share of the steps, never below 1e-4; 1 without."""
     if warmup == 0:
         return 1.0
     return max(min((step - 1e-4 * steps) / (warmup * steps), 1.0), 1e-4)
 
 
 def group_weights(groups_per_scale: Sequence[int]) -> list[float]:
-    """alpha of each group, coarsest first: `4**i / n_i` for scale i from the coarsest, divided by the smallest.
+    """Alpha of each group, coarsest first: `4**i / n_i` for scale i from the coarsest, divided by the smallest.
 
     Grows with the number of variables of a group, so that the balance compares KL by variable (official code, "square").
     """
@@ -91,7 +91,12 @@ class Terms:
 
 
 def objective(
-    reconstruction: Tensor, kl_nats: Sequence[Tensor], beta: float, alpha: Sequence[float], balancing: bool, penalty: Tensor | None
+    reconstruction: Tensor,
+    kl_nats: Sequence[Tensor],
+    beta: float,
+    alpha: Sequence[float],
+    balancing: bool,
+    penalty: Tensor | None,
 ) -> Terms:
     """Put the terms together (sections 3.1 and 3.2); `penalty` is lambda times the two regularisers, or None."""
     kl = torch.stack([k.mean() for k in kl_nats])

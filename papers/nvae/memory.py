@@ -1,7 +1,8 @@
 """The memory table of BN+Swish (section 3.2): `python -m papers.nvae.memory --preset laptop`.
 
-Four ways to compute the same network: x * sigmoid(x) written out, BN then SiLU, one fused function, and the recomputation of
-whole cells. For each: bytes kept for the backward pass, peak memory, time of a step, and the gradients' distance from the first.
+Four ways to compute the same network: x * sigmoid(x) written out, BN then SiLU, one fused function, and the
+recomputation of whole cells. For each: bytes kept for the backward pass, peak memory, time of a step, and the distance
+of the gradients from the first.
 """
 
 import argparse
@@ -70,7 +71,10 @@ class Step:
         seed_step(0, 0)
         with autocast(self.device, self.settings.precision):
             inference = self.model(self.padded)
-        return losses.reconstruction_nats(inference.logits, self.x, self.settings).mean() + torch.stack(inference.kl_nats).sum(0).mean()
+        return (
+            losses.reconstruction_nats(inference.logits, self.x, self.settings).mean()
+            + torch.stack(inference.kl_nats).sum(0).mean()
+        )
 
     def step(self) -> None:
         """Gradients of the bound, without an optimiser."""

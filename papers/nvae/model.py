@@ -1,14 +1,14 @@
 """The networks of NVAE (Vahdat & Kautz, 2020, sections 3.1 and 3.2), bottom-up; tensors are (B, C, H, W).
 
-A bottom-up encoder leaves one feature map for each latent group. A top-down decoder, shared by inference and generation,
-runs from a learned constant through the groups, coarsest first: at each it offers the prior, receives a latent, and mixes it in.
+A bottom-up encoder leaves one feature map for each latent group. A top-down decoder, shared by inference and
+generation, runs from a learned constant through the groups, coarsest first: at each it offers the prior, receives a
+latent, and mixes it in.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from papers.nvae.cells import conv, decoder_cell, encoder_cell, post_cell
@@ -89,13 +89,13 @@ class Group(nn.Module):
         if self.first:
             zeros = torch.zeros((s.shape[0], self.latent_channels, *s.shape[2:]), device=s.device)
             return zeros, zeros
-        mu, log_sigma = self.prior_head(s).float().chunk(2, dim=1)
-        return mu, log_sigma
+        mu, log_sigma = self.prior_head(s).chunk(2, dim=1)
+        return mu.float(), log_sigma.float()
 
     def posterior(self, s: Tensor, encoded: Tensor, prior: tuple[Tensor, Tensor]) -> Normal:
         """q(z_l | z_<l, x), relative to the prior if residual (section 3.2): the clamp acts on the sum."""
         f = encoded if self.first else encoded + self.combine_encoder(s)
-        mu, log_sigma = self.posterior_head(f).float().chunk(2, dim=1)
+        mu, log_sigma = (part.float() for part in self.posterior_head(f).chunk(2, dim=1))
         if self.residual:
             mu, log_sigma = prior[0] + mu, prior[1] + log_sigma
         return Normal.clamped(mu, log_sigma)
@@ -149,8 +149,6 @@ class NVAE(nn.Module):
 
     def _top_down(self, batch: int, draw: Draw) -> Tensor:
         s = self.start.expand(batch, -1, -1, -1)
-        if s.shape[1] > 1:
-            s = s.contiguous(memory_format=torch.channels_last)
         for index, group in enumerate(self.groups):
             assert isinstance(group, Group)
             s = group.cells(s)
@@ -190,7 +188,7 @@ class NVAE(nn.Module):
         return self.infer(self.encoder(x))
 
     def sample(self, count: int, temperature: float = 1.0) -> Tensor:
-        """Parameters of p(x | z) for `count` latents from the prior, every sigma times `temperature`; one decoder pass."""
+        """Parameters of p(x | z) for `count` draws from the prior, each sigma times `temperature`; one decoder pass."""
 
         def draw(index: int, group: Group, s: Tensor, prior_parameters: tuple[Tensor, Tensor]) -> Tensor:
             prior = Normal.clamped(*prior_parameters).at_temperature(temperature)

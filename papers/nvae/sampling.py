@@ -1,4 +1,4 @@
-"""Drawing from a trained model: temperature, batch-norm re-adjustment, partial resampling, interpolation (section 4.2)."""
+"""Drawing from a trained model: temperature, batch-norm re-adjustment, part prior, interpolation (section 4.2)."""
 
 import copy
 
@@ -19,7 +19,9 @@ def device_of(model: NVAE) -> torch.device:
 
 
 @torch.no_grad()
-def readjusted(model: NVAE, settings: Settings, temperature: float, passes: int = 500, batch: int = 16, seed: int = 0) -> NVAE:
+def readjusted(
+    model: NVAE, settings: Settings, temperature: float, passes: int = 500, batch: int = 16, seed: int = 0
+) -> NVAE:
     """A copy of the model whose batch-norm statistics were gathered on prior samples at `temperature`.
 
     The running statistics of training belong to posterior samples; at low temperature the prior's differ. Only buffers
@@ -35,7 +37,9 @@ def readjusted(model: NVAE, settings: Settings, temperature: float, passes: int 
 
 
 @torch.inference_mode()
-def draw(model: NVAE, settings: Settings, count: int, temperature: float, seed: int, side: int, batch: int = 250) -> Tensor:
+def draw(
+    model: NVAE, settings: Settings, count: int, temperature: float, seed: int, side: int, batch: int = 250
+) -> Tensor:
     """`count` images (N, C, side, side) float32 on the CPU: Bernoulli probabilities in [0, 1], or RGB draws in [-1, 1].
 
     Raises:
@@ -61,7 +65,9 @@ def shown(logits: Tensor, settings: Settings, side: int) -> Tensor:
 
 
 @torch.inference_mode()
-def partly_from_prior(model: NVAE, x: Tensor, padded: Tensor, settings: Settings, groups: int, seed: int) -> tuple[Tensor, Tensor]:
+def partly_from_prior(
+    model: NVAE, x: Tensor, padded: Tensor, settings: Settings, groups: int, seed: int
+) -> tuple[Tensor, Tensor]:
     """Reconstruction with the coarsest `groups` groups drawn from the prior and the others from the posterior.
 
     Returns:

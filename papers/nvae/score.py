@@ -1,4 +1,4 @@
-"""A feature distance for MNIST samples: features of a small classifier trained here. It is not FID and never called so."""
+"""A feature distance for MNIST samples, on a small classifier trained here. It is not FID and never called so."""
 
 from dataclasses import dataclass
 

@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 
 import msgspec
-import torch
 
 from papers.nvae import settings as nvae_settings
 from papers.nvae.experiment import Trainer, load_images, run_digest, train
 from papers.nvae.settings import Settings
 from shared import errors, provenance
 from shared.errors import UserError
-from shared.files import write_bytes, write_json
+from shared.files import write_json
 from shared.paths import runs
 from shared.results import save_weights, write_rows
 from shared.training.checkpoint import StateFolder
@@ -53,7 +52,9 @@ def run(settings: Settings, preset: str, seed: int) -> None:
         try:
             record = train(trainer, folder, f"nvae {preset} seed {seed}")
         except Divergence as error:
-            raise UserError(f"nvae {preset} seed {seed} {error}; lower learning_rate or raise spectral_weight") from None
+            raise UserError(
+                f"nvae {preset} seed {seed} {error}; lower learning_rate or raise spectral_weight"
+            ) from None
         if rank() == 0:
             write(runs("nvae", preset) / "train" / f"seed{seed}", trainer, record)
             place = runs("nvae", preset) / "provenance" / f"train-seed{seed}.json"

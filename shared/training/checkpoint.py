@@ -1,4 +1,4 @@
-"""State for resuming: one folder a run, named by all that the run depends on, written whole, locked, deleted at the end."""
+"""State for resuming: one folder a run, named by all the run depends on, written whole, locked, deleted at the end."""
 
 import hashlib
 import io
@@ -55,10 +55,14 @@ class StateFolder:
                 "then run the command again"
             ) from None
         except OSError as error:
-            raise UserError(f"cannot keep state in {self.folder}: {error.strerror or error}; mend that and run again") from None
+            raise UserError(
+                f"cannot keep state in {self.folder}: {error.strerror or error}; mend that and run again"
+            ) from None
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._lock is not None:
             self._lock.release()
 
@@ -74,9 +78,11 @@ class StateFolder:
             return None
         try:
             state: dict[str, Any] = torch.load(self.file, map_location=device, weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
+        except Exception as error:  # noqa: BLE001  torch raises many kinds for a damaged file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"the state in {self.file} cannot be read ({reason}): delete that folder and run again") from None
+            raise UserError(
+                f"the state in {self.file} cannot be read ({reason}): delete that folder and run again"
+            ) from None
         return state
 
     def discard(self) -> None:

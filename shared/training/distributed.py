@@ -6,7 +6,7 @@ the identity.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
@@ -82,22 +82,23 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 def standard_normal_like(x: Tensor) -> Tensor:
-    """Standard normal noise in float32, shaped as `x` (batch first).
+    """Standard normal noise in float32, in the shape (batch first) and memory format of `x`.
 
     Over several processes the noise of the *global* batch is drawn and this process takes its slice, so that seeded
     runs see the same noise whatever the number of processes.
     """
-    size = world_size()
-    if size == 1:
-        return torch.randn(x.shape, device=x.device)
-    noise = torch.randn((x.shape[0] * size, *x.shape[1:]), device=x.device)
-    return noise[local_slice(noise.shape[0])]
+    return _for_global_batch(x, torch.randn)
 
 
 def uniform_like(x: Tensor) -> Tensor:
     """Uniform noise on [0, 1) in float32, shaped as `x`, drawn for the global batch as in `standard_normal_like`."""
-    size = world_size()
-    if size == 1:
-        return torch.rand(x.shape, device=x.device)
-    noise = torch.rand((x.shape[0] * size, *x.shape[1:]), device=x.device)
-    return noise[local_slice(noise.shape[0])]
+    return _for_global_batch(x, torch.rand)
+
+
+def _for_global_batch(x: Tensor, draw: Callable[..., Tensor]) -> Tensor:
+    n = x.shape[0] * world_size()
+    if x.dim() == 4:  # drawn with channels last: elementwise work on mixed layouts would take the slow path
+        noise = draw((n, *x.shape[2:], x.shape[1]), device=x.device).permute(0, 3, 1, 2)
+    else:
+        noise = draw((n, *x.shape[1:]), device=x.device)
+    return noise[local_slice(n)]

@@ -1,7 +1,7 @@
 """A training loop that can be killed at any moment and goes on to the same bits.
 
-The paper writes what one step does; the loop seeds it, guards it, records it and saves it. A step may hold anything: two
-optimisers, a sampler, several backward passes.
+The paper writes what one step does; the loop seeds it, guards it, records it and saves it. A step may hold anything:
+two optimisers, a sampler, several backward passes.
 """
 
 import math
@@ -161,6 +161,6 @@ def _restore(folder: StateFolder, state: Mapping[str, Stateful]) -> tuple[Record
 
 
 def parameters_average(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
-    """An exponential moving average of a model's weights and buffers; call `update_parameters(model)` after each step."""
+    """Exponential moving average of a model's weights and buffers; call `update_parameters(model)` after each step."""
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
     return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)

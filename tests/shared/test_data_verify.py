@@ -1,6 +1,7 @@
 """Damaged, truncated, swapped and sample files are told apart from the real ones; loaders read what they should."""
 
 import os
+import shutil
 import struct
 
 import numpy as np
@@ -19,10 +20,12 @@ def own_memory(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(verify, "MEMORY", tmp_path_factory.mktemp("memory") / "verified.sqlite3")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    samples.write_samples(tmp_path)
-    return tmp_path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What stands for data/, with every sample in it; tests that change a file change a copy."""
+    place = tmp_path_factory.mktemp("samples")
+    samples.write_samples(place)
+    return place
 
 
 @pytest.fixture
@@ -90,7 +93,9 @@ def test_unknown_split_is_refused(folder):
         images.load_mnist("valid", folder=folder, allow_sample=True)
 
 
-def test_a_flipped_byte_is_found_even_behind_old_time_stamps(folder):
+def test_a_flipped_byte_is_found_even_behind_old_time_stamps(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "_YOUNG_NS", -1)
+    folder = shutil.copytree(folder, tmp_path / "copy")
     path = folder / "mnist" / "train-images-idx3-ubyte"
     images.load_mnist("train", folder=folder, allow_sample=True)
     status = path.stat()
