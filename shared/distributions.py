@@ -131,5 +131,5 @@ class DiscretisedLogisticMixture:
 
     def _to_grid(self, x: Tensor) -> Tensor:
         steps = 2**self.bits - 1
-        index: Tensor = ((x.clamp(-1, 1) + 1) * (steps / 2)).round()
-        return index * (2 / steps) - 1
+        on_grid: Tensor = ((x.clamp(-1, 1) + 1) * (steps / 2)).round() * (2 / steps) - 1
+        return on_grid

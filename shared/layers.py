@@ -25,11 +25,12 @@ class WeightNormConv2d(nn.Conv2d):
 
     def effective_weight(self) -> Tensor:
         """The normalised weight (C_out, C_in / groups, k, k) that the convolution applies."""
-        scale: Tensor = self.log_gain.exp() / (self._norms() + 1e-5)
-        return self.weight * scale
+        weight: Tensor = self.weight * (self.log_gain.exp() / (self._norms() + 1e-5))
+        return weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.effective_weight(), self.bias)
+        result: Tensor = self._conv_forward(x, self.effective_weight(), self.bias)
+        return result
 
 
 def effective_weight(conv: nn.Conv2d) -> Tensor:

@@ -99,7 +99,8 @@ def test_stages_as_dvc_reads_them(tmp_path: Path) -> None:
         "stages:\n  train:\n    wdir: ../..\n    matrix:\n      seed: ${seeds}\n"
         "    cmd: python -m papers.nvae.train --seed ${item.seed}\n"
         "    params:\n      - papers/nvae/params.yaml:\n        - preset\n"
-        "    deps:\n      - shared/data/manifests/mnist.tsv\n      - shared/data/manifests/cifar10.tsv\n      - papers/nvae/train.py\n"
+        "    deps:\n      - shared/data/manifests/mnist.tsv\n      - shared/data/manifests/cifar10.tsv\n"
+        "      - papers/nvae/train.py\n"
         "    outs:\n      - papers/nvae/runs/${preset}/seed${item.seed}.pt\n"
     )
     first, second = pipelines.of_paper("nvae", tmp_path)

@@ -42,7 +42,7 @@ def kl_coefficient(step: int, steps: int, warmup: float) -> float:
 def group_weights(groups_per_scale: Sequence[int]) -> list[float]:
     """Alpha of each group, coarsest first: `4**i / n_i` for scale i from the coarsest, divided by the smallest.
 
-    Grows with the number of variables of a group, so that the balance compares KL by variable (official code, "square").
+    Grows with the number of variables of a group, so that the balance compares KL by variable (official: "square").
     """
     alpha = [4.0**i / n for i, n in enumerate(reversed(groups_per_scale)) for _ in range(n)]
     return [a / min(alpha) for a in alpha]

@@ -1,0 +1,279 @@
+"""The figures of NVAE's report: each function draws one picture from records and returns nothing.
+
+`metrics` is metric -> arm -> key -> number; `Curves` is arm -> seed -> rows of the training record; pictures are arrays
+(N, C, H, W) in [0, 1]. A function whose data were not measured at a preset draws nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+
+from shared.comparisons import Metrics
+from shared.measurements import summary
+from shared.report.style import COLOURS, draw_grid, draw_seeds, new_figure, save
+
+Rows = Sequence[Mapping[str, float]]
+Curves = Mapping[str, Mapping[str, Rows]]
+Pictures = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
+
+MEGABYTE = 1e6
+#: A group counts as active above this KL, in nats an image.
+ACTIVE_NATS = 0.1
+VARIANTS = {
+    "naive": "x·sigmoid(x)",
+    "bn_silu": "BN, then SiLU",
+    "fused": "fused BN+Swish",
+    "checkpoint": "whole cells again",
+    "fused_float32": "fused, float32",
+}
+
+
+def plain_log(axes: Axes) -> None:
+    """A logarithmic y axis with numbers that a listener can read."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def whole(axes: Axes, upright: bool = False) -> None:
+    """Ticks at whole numbers only, on x, or on y where `upright`."""
+    (axes.yaxis if upright else axes.xaxis).set_major_locator(MaxNLocator(integer=True))
+
+
+def group_count(rows: Rows) -> int:
+    """Latent groups in a training record: its columns `kl_nats_i`."""
+    return sum(name.startswith("kl_nats_") for name in rows[0])
+
+
+def total_kl(row: Mapping[str, float]) -> float:
+    """KL of all groups, in nats an image."""
+    return sum(value for name, value in row.items() if name.startswith("kl_nats_"))
+
+
+def draw_curve(axes: Axes, seeds: Mapping[str, Rows], of: Any, label: str, **line: Any) -> None:
+    """One quantity over training, `of` a row; seeds without rows (diverged) are left out."""
+    runs = {seed: rows for seed, rows in seeds.items() if rows}
+    if runs:
+        length = min(len(rows) for rows in runs.values())
+        steps = [row["step"] for row in next(iter(runs.values()))[:length]]
+        marker = "o" if length == 1 else None
+        draw_seeds(
+            axes,
+            steps,
+            {s: [of(row) for row in rows[:length]] for s, rows in runs.items()},
+            label,
+            marker=marker,
+            **line,
+        )
+
+
+def training(folder: Path, curves: Curves) -> None:
+    """The bound and its two terms, and the gradient, while the main model learns."""
+    figure, (left, right) = new_figure(11, 4.6, columns=2)
+    draw_curve(left, curves["main"], lambda row: row["bound_nats"], "negative bound")
+    draw_curve(left, curves["main"], lambda row: row["reconstruction_nats"], "reconstruction", linestyle="--")
+    draw_curve(left, curves["main"], total_kl, "KL of all groups", linestyle=":")
+    left.set_ylabel("training images (nats)")
+    draw_curve(right, curves["main"], lambda row: row["gradient_norm"], "gradient norm")
+    right.set_ylabel("norm of the gradient")
+    for axes in (left, right):
+        plain_log(axes)
+        axes.set_xlabel("optimiser step")
+    left.legend()
+    save(figure, folder / "training.png")
+
+
+def kl_per_group(folder: Path, curves: Curves, metrics: Metrics) -> None:
+    """KL of every latent group over training (left) and on the test images (right)."""
+    rows = next(iter(curves["main"].values()))
+    count = group_count(rows)
+    colours = matplotlib.colormaps["cividis"](np.linspace(0, 0.92, count))
+    figure, (left, right) = new_figure(11, 4.6, columns=2, width_ratios=[1.35, 1])
+    steps = [row["step"] for row in rows]
+    for i in range(count):
+        values = [max(row[f"kl_nats_{i}"], ACTIVE_NATS / 10) for row in rows]
+        left.plot(steps, values, color=colours[i], marker="o" if len(rows) == 1 else None)
+    left.axhline(ACTIVE_NATS, color="black", linewidth=1.2, linestyle=":")
+    left.annotate(
+        "active above", (1, ACTIVE_NATS), xycoords=("axes fraction", "data"), va="bottom", ha="right", fontsize=12
+    )
+    plain_log(left)
+    left.set_xlabel("optimiser step")
+    left.set_ylabel("KL on training images (nats)")
+    found = [summary(metrics, "test_kl_nats", f"group{i + 1}") for i in range(count)]
+    right.bar(range(1, count + 1), [each.mean if each else 0.0 for each in found], color=colours)
+    right.set_xlabel("latent group, 1 is the coarsest")
+    right.set_ylabel("KL on test images (nats)")
+    whole(right)
+    right.grid(axis="x", visible=False)
+    save(figure, folder / "kl_per_group.png")
+
+
+def samples(folder: Path, pictures: Pictures) -> None:
+    """Samples by temperature, batch norm re-adjusted; the comparison with running statistics; the index's picture."""
+    temperatures = sorted(key.removeprefix("samples_readjusted_") for key in pictures if "samples_readjusted_" in key)
+    figure, axes = new_figure(3.0 * len(temperatures), 3.5, columns=len(temperatures))
+    for each, t in zip(axes, temperatures, strict=True):
+        draw_grid(each, pictures[f"samples_readjusted_{t}"][:36], 6, f"t = {t}")
+    save(figure, folder / "samples.png")
+    figure, axes = new_figure(3.0 * len(temperatures), 4.7, rows=2, columns=len(temperatures))
+    for row, kind in enumerate(("running", "readjusted")):
+        for column, t in enumerate(temperatures):
+            name = "as trained" if kind == "running" else "re-adjusted"
+            draw_grid(
+                axes[row * len(temperatures) + column], pictures[f"samples_{kind}_{t}"][:24], 6, f"{name}, t = {t}"
+            )
+    save(figure, folder / "readjustment.png")
+    chosen = temperatures[min(1, len(temperatures) - 1)]
+    figure, (only,) = new_figure(6, 3.05)
+    draw_grid(only, pictures[f"samples_readjusted_{chosen}"][:32], 8)
+    save(figure, folder / "gallery.png")
+
+
+def reconstructions(folder: Path, pictures: Pictures) -> None:
+    """Test images above their reconstructions; reconstructions from fewer and fewer latents; lines in latent space."""
+    figure, (axes,) = new_figure(8, 2.6)
+    both = np.concatenate([pictures["originals"], pictures["reconstructions"]])
+    draw_grid(axes, both, len(pictures["originals"]), row_labels=("image", "decoded"))
+    save(figure, folder / "reconstructions.png")
+
+    rows = pictures["from_prior"]  # (L + 2, 8, C, H, W): the images, then k = 0 .. L
+    kept = sorted({0, *np.linspace(1, len(rows) - 1, min(len(rows) - 1, 8)).round().astype(int).tolist()})
+    labels = ["image" if i == 0 else f"k = {i - 1}" for i in kept]
+    figure, (axes,) = new_figure(7.2, 0.82 * len(kept) + 0.3)
+    draw_grid(axes, rows[kept].reshape(-1, *rows.shape[2:]), rows.shape[1], row_labels=labels)
+    save(figure, folder / "from_prior.png")
+
+    figure, (axes,) = new_figure(8, 5.4)
+    draw_grid(axes, pictures["interpolations"], 9)
+    save(figure, folder / "interpolations.png")
+
+
+def from_prior_curve(folder: Path, metrics: Metrics) -> None:
+    """How the reconstruction fails as the coarsest k groups forget the image."""
+    found = metrics["reconstruction_nats_from_prior"]
+    counts = sorted(int(arm.removeprefix("groups")) for arm in found)
+    seeds = {key: [found[f"groups{k}"][key] for k in counts] for key in found["groups0"]}
+    figure, (axes,) = new_figure(8, 4.5)
+    draw_seeds(axes, counts, seeds, "", marker="o")
+    axes.set_xlabel("k: groups drawn from the prior, coarsest first")
+    axes.set_ylabel("reconstruction of test images (nats)")
+    axes.set_ylim(bottom=0)
+    whole(axes)
+    save(figure, folder / "from_prior_curve.png")
+
+
+def feature_distance(folder: Path, metrics: Metrics) -> None:
+    """Distance of samples from test images over temperature, with and without re-adjusted batch norm."""
+    found = metrics.get("feature_distance", {})
+    temperatures = sorted(arm.removeprefix("running_") for arm in found if arm.startswith("running_"))
+    if not temperatures:
+        return
+    figure, (axes,) = new_figure(8, 4.5)
+    x = [float(t) for t in temperatures]
+    for kind, label, marker in (
+        ("running", "running statistics of training", "o"),
+        ("readjusted", "re-adjusted at each t", "s"),
+    ):
+        seeds = {key: [found[f"{kind}_{t}"][key] for t in temperatures] for key in found[f"{kind}_{temperatures[0]}"]}
+        draw_seeds(axes, x, seeds, label, marker=marker)
+    floor = summary(metrics, "feature_distance", "validation_images")
+    if floor:
+        axes.axhline(floor.mean, color="black", linestyle="--", linewidth=1.6, label="held-out images")
+    axes.set_xlabel("temperature t of the prior")
+    axes.set_ylabel("feature distance (no unit)")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    save(figure, folder / "feature_distance.png")
+
+
+def ablations(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One dot an arm: the paired difference of the test NLL to its reference with the 95 % interval, by question."""
+    figure, (axes,) = new_figure(10.5, 0.42 * len(rows) + 1.3)
+    palette = [colour for name, colour in COLOURS.items() if name != "black"]
+    questions = list(dict.fromkeys(row["question"] for row in rows))
+    for y, row in enumerate(rows):
+        colour = palette[questions.index(row["question"]) % len(palette)]
+        if row["difference"] is not None:
+            error = (
+                None if row["low"] is None else [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+            )
+            axes.errorbar(row["difference"], y, xerr=error, fmt="o", color=colour, markersize=9)
+        if row["diverged"]:
+            told = f"{row['diverged']} of {row['runs']} diverged"
+            axes.annotate(told, (1, y), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=12)
+    axes.axvline(0, color="black", linewidth=1.4)
+    axes.set_yticks(range(len(rows)), [f"{row['label']}" for row in rows])
+    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_fontweight("bold" if row["first"] else "normal")
+    for y, row in enumerate(rows):
+        if row["first"] and y:
+            axes.axhline(y - 0.5, color="#999999", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    largest = max((abs(row["difference"]) for row in rows if row["difference"] is not None), default=0.0)
+    note = ""
+    if largest > 10:
+        axes.set_xscale("symlog", linthresh=2, linscale=1.5)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        note = "; logarithmic beyond 2"
+    axes.set_xlabel(f"test NLL minus the reference's (nats; right of 0 is worse{note})")
+    axes.set_ylabel("what was changed")
+    save(figure, folder / "ablations.png")
+
+
+def stability(folder: Path, curves: Curves) -> None:
+    """Gradient norm of shallow and deep networks, and the KL with and without each remedy, over training."""
+    figure, (left, right) = new_figure(12, 4.8, columns=2)
+    gradient = {
+        "base": "base",
+        "deep": "deep",
+        "wn_elu": "base, no BN",
+        "deep_wn_elu": "deep, no BN",
+        "no_spectral": "no spectral",
+    }
+    kl = {"base": "base", "absolute": "absolute posterior", "no_balancing": "no balancing", "no_warmup": "no warm-up"}
+    for arm, label in gradient.items():
+        draw_curve(left, curves.get(arm, {}), lambda row: row["gradient_norm"], label)
+    for arm, label in kl.items():
+        draw_curve(right, curves.get(arm, {}), total_kl, label)
+    left.set_ylabel("norm of the gradient")
+    right.set_ylabel("KL of all groups (nats)")
+    for axes in (left, right):
+        plain_log(axes)
+        axes.set_xlabel("optimiser step")
+        axes.legend()
+    save(figure, folder / "stability.png")
+
+
+def memory(folder: Path, metrics: Metrics) -> None:
+    """What each way to compute BN+Swish keeps, its peak, and the time of a step."""
+    if "saved_bytes" not in metrics:
+        return
+    names = [name for name in VARIANTS if name in metrics["saved_bytes"]]
+    panels = (
+        ("saved_bytes", MEGABYTE, "kept for backward (MB)"),
+        ("peak_bytes", MEGABYTE, "peak of a step (MB)"),
+        ("step_time_ratio", 1.0, "time of a step (BN, then SiLU = 1)"),
+    )
+    figure, axes = new_figure(13, 0.55 * len(names) + 1.5, columns=3, sharey=True)
+    palette = list(COLOURS.values())
+    for each, (metric, unit, label) in zip(axes, panels, strict=True):
+        for y, name in enumerate(names):
+            found = summary(metrics, metric, name)
+            if found:
+                ends = found.interval
+                error = None if ends is None else [[(found.mean - ends.low) / unit], [(ends.high - found.mean) / unit]]
+                each.barh(y, found.mean / unit, xerr=error, color=palette[y], height=0.7)
+        each.set_xlabel(label)
+        each.grid(axis="y", visible=False)
+    axes[0].set_yticks(range(len(names)), [VARIANTS[name] for name in names])
+    axes[0].invert_yaxis()
+    axes[0].set_ylabel("BN+Swish as")
+    save(figure, folder / "memory.png")
