@@ -66,7 +66,11 @@ class PlainTrainer(Trainer):
         self.model = self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.spectral = LayerwisePenalty(convolutions(self.model))  # type: ignore[assignment]
         self.optimizer = torch.optim.Adamax(
-            self.model.parameters(), eps=settings.adamax_epsilon, weight_decay=settings.weight_decay, foreach=False
+            self.model.parameters(),
+            betas=(0.9, settings.beta2),
+            eps=settings.adamax_epsilon,
+            weight_decay=settings.weight_decay,
+            foreach=False,
         )
         self.model.encoder.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(),))
 

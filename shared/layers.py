@@ -52,6 +52,14 @@ class SqueezeExcite(nn.Module):
         self.squeeze = nn.Linear(channels, hidden)
         self.excite = nn.Linear(hidden, channels)
 
+    def gate(self, x: Tensor) -> Tensor:
+        """The scales (B, C, 1, 1) between 0 and 1, in the dtype of `x`.
+
+        The small network runs in float32: casting its weights to bfloat16 would cost more than it saves.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            hidden = F.relu(self.squeeze(x.mean((2, 3), dtype=self.squeeze.weight.dtype)))
+            return torch.sigmoid(self.excite(hidden)).to(x.dtype)[:, :, None, None]
+
     def forward(self, x: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
-        return x * gate.to(x.dtype)[:, :, None, None]
+        return x * self.gate(x)

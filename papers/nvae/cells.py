@@ -122,11 +122,16 @@ class Cell(nn.Module):
             self.branch = regular_branch(c_in, c_out, resample, settings)
         else:
             self.branch = separable_branch(c_in, c_out, resample, expansion, settings)
-        self.gate = SqueezeExcite(c_out) if settings.squeeze_excite else nn.Identity()
+        self.squeeze_excite = SqueezeExcite(c_out) if settings.squeeze_excite else None
         self.recompute = settings.checkpoint_cells
 
     def _residual(self, x: Tensor) -> Tensor:
-        return torch.add(self.skip(x), self.gate(self.branch(x)), alpha=0.1)
+        skip, branch = self.skip(x), self.branch(x)
+        if self.squeeze_excite is None:
+            return torch.add(skip, branch, alpha=0.1)
+        return torch.addcmul(
+            skip, branch, self.squeeze_excite.gate(branch), value=0.1
+        )  # gate, scale and add in one pass
 
     def forward(self, x: Tensor) -> Tensor:
         if self.recompute and self.training and torch.is_grad_enabled():

@@ -83,7 +83,11 @@ class Trainer:
         self.batch_norms = losses.batch_norms(self.model)
         # eps 1e-3 and the coupled weight decay are the paper's; the default eps of 1e-8 is much less stable.
         self.optimizer = torch.optim.Adamax(
-            self.model.parameters(), eps=settings.adamax_epsilon, weight_decay=settings.weight_decay, foreach=True
+            self.model.parameters(),
+            betas=(0.9, settings.beta2),
+            eps=settings.adamax_epsilon,
+            weight_decay=settings.weight_decay,
+            foreach=True,
         )
         self.average = parameters_average(self.model, settings.averaging) if settings.averaging else None
 

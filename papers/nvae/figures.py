@@ -11,7 +11,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from shared.comparisons import Metrics
 from shared.measurements import summary
@@ -37,7 +38,7 @@ def plain_log(axes: Axes) -> None:
     """A logarithmic y axis with numbers that a listener can read."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -118,11 +119,11 @@ def kl_per_group(folder: Path, curves: Curves, metrics: Metrics) -> None:
 def samples(folder: Path, pictures: Pictures) -> None:
     """Samples by temperature, batch norm re-adjusted; the comparison with running statistics; the index's picture."""
     temperatures = sorted(key.removeprefix("samples_readjusted_") for key in pictures if "samples_readjusted_" in key)
-    figure, axes = new_figure(3.0 * len(temperatures), 3.5, columns=len(temperatures))
+    figure, axes = _panels(len(temperatures), 1, 3.6)
     for each, t in zip(axes, temperatures, strict=True):
-        draw_grid(each, pictures[f"samples_readjusted_{t}"][:36], 6, f"t = {t}")
+        draw_grid(each, pictures[f"samples_readjusted_{t}"][:25], 5, f"t = {t}")
     save(figure, folder / "samples.png")
-    figure, axes = new_figure(3.0 * len(temperatures), 4.7, rows=2, columns=len(temperatures))
+    figure, axes = _panels(len(temperatures), 2, 4.9)
     for row, kind in enumerate(("running", "readjusted")):
         for column, t in enumerate(temperatures):
             name = "as trained" if kind == "running" else "re-adjusted"
@@ -136,9 +137,16 @@ def samples(folder: Path, pictures: Pictures) -> None:
     save(figure, folder / "gallery.png")
 
 
+def _panels(columns: int, rows: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Axes for grids of images, with room between them."""
+    figure, axes = new_figure(3.0 * columns, height, rows=rows, columns=columns)
+    figure.get_layout_engine().set(wspace=0.06, w_pad=0.05, hspace=0.06)  # type: ignore[union-attr, call-arg]
+    return figure, axes
+
+
 def reconstructions(folder: Path, pictures: Pictures) -> None:
     """Test images above their reconstructions; reconstructions from fewer and fewer latents; lines in latent space."""
-    figure, (axes,) = new_figure(8, 2.6)
+    figure, (axes,) = new_figure(8, 2.1)
     both = np.concatenate([pictures["originals"], pictures["reconstructions"]])
     draw_grid(axes, both, len(pictures["originals"]), row_labels=("image", "decoded"))
     save(figure, folder / "reconstructions.png")
@@ -195,37 +203,47 @@ def feature_distance(folder: Path, metrics: Metrics) -> None:
 
 def ablations(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """One dot an arm: the paired difference of the test NLL to its reference with the 95 % interval, by question."""
-    figure, (axes,) = new_figure(10.5, 0.42 * len(rows) + 1.3)
+    starts = [i for i, row in enumerate(rows) if row["first"]]
+    middle = min(starts, key=lambda i: abs(i - (len(rows) + 1) / 2)) if len(rows) > 8 else 0
+    halves = [rows[:middle], rows[middle:]] if middle else [rows]
+    height = 0.47 * max(len(half) + sum(row["first"] for row in half) for half in halves) + 1.0
+    figure, columns = new_figure(7.0 * len(halves), height, columns=len(halves), sharex=True)
+    largest = max((abs(row["difference"]) for row in rows if row["difference"] is not None), default=0.0)
+    note = "; logarithmic beyond 2" if largest > 10 else ""
+    for axes, half in zip(columns, halves, strict=True):
+        _draw_comparisons(axes, half)
+        if note:
+            axes.set_xscale("symlog", linthresh=2, linscale=1.5)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    figure.supxlabel(f"test NLL minus the reference's (nats; right of 0 is worse{note})", fontsize=14)
+    figure.supylabel("what was changed", fontsize=14)
+    save(figure, folder / "ablations.png")
+
+
+def _draw_comparisons(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The dots of some comparisons from top to bottom, each question under its name."""
     palette = [colour for name, colour in COLOURS.items() if name != "black"]
-    questions = list(dict.fromkeys(row["question"] for row in rows))
-    for y, row in enumerate(rows):
-        colour = palette[questions.index(row["question"]) % len(palette)]
+    y = -1.0
+    ticks: list[float] = []
+    for row in rows:
+        y += 2.0 if row["first"] and ticks else 1.0
+        ticks.append(y)
+        colour = palette[row["place"] % len(palette)]
+        if row["first"]:
+            place = (0.01, y - 0.75)
+            text = axes.annotate(row["question"], place, xycoords=("axes fraction", "data"), va="center", fontsize=13)
+            text.set(color=colour, fontweight="bold")
         if row["difference"] is not None:
-            error = (
-                None if row["low"] is None else [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
-            )
+            low, high = (row["difference"], row["difference"]) if row["low"] is None else (row["low"], row["high"])
+            error = [[row["difference"] - low], [high - row["difference"]]]
             axes.errorbar(row["difference"], y, xerr=error, fmt="o", color=colour, markersize=9)
         if row["diverged"]:
             told = f"{row['diverged']} of {row['runs']} diverged"
             axes.annotate(told, (1, y), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=12)
     axes.axvline(0, color="black", linewidth=1.4)
-    axes.set_yticks(range(len(rows)), [f"{row['label']}" for row in rows])
-    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set_fontweight("bold" if row["first"] else "normal")
-    for y, row in enumerate(rows):
-        if row["first"] and y:
-            axes.axhline(y - 0.5, color="#999999", linewidth=0.8)
-    axes.invert_yaxis()
+    axes.set_yticks(ticks, [row["label"] for row in rows])
+    axes.set_ylim(y + 0.7, -1.3)
     axes.grid(axis="y", visible=False)
-    largest = max((abs(row["difference"]) for row in rows if row["difference"] is not None), default=0.0)
-    note = ""
-    if largest > 10:
-        axes.set_xscale("symlog", linthresh=2, linscale=1.5)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        note = "; logarithmic beyond 2"
-    axes.set_xlabel(f"test NLL minus the reference's (nats; right of 0 is worse{note})")
-    axes.set_ylabel("what was changed")
-    save(figure, folder / "ablations.png")
 
 
 def stability(folder: Path, curves: Curves) -> None:

@@ -132,13 +132,12 @@ def derive(metrics: Metrics, run: Path, curves: Curves, binary: bool) -> None:
                 put(metrics, "steps", arm, "exact", int(rows[-1]["step"]))
 
 
-def comparison(metrics: Metrics, question: str, label: str, arm: str, against: str, first: bool) -> dict[str, Any]:
+def comparison(metrics: Metrics, label: str, arm: str, against: str) -> dict[str, Any]:
     """One row of the comparisons: difference of the test NLL in nats over common seeds, and how many runs diverged."""
     nll, diverged = metrics.get("nll_nats", {}), metrics.get("diverged", {}).get(arm, {})
     differences = list(paired_differences(nll.get(arm, {}), nll.get(against, {})).values())
     ends = student_interval(differences) if len(differences) > 1 else None
     return {
-        "question": question,
         "label": label,
         "arm": arm,
         "against": against,
@@ -148,7 +147,6 @@ def comparison(metrics: Metrics, question: str, label: str, arm: str, against: s
         "n": len(differences),
         "diverged": int(sum(diverged.values())),
         "runs": len(diverged),
-        "first": first,
     }
 
 
@@ -156,10 +154,13 @@ def comparisons(metrics: Metrics, arms: Sequence[str]) -> list[dict[str, Any]]:
     """A row for every arm that was run and has a reference, by question; arms that no question names come last."""
     named = {arm for listed in QUESTIONS.values() for _, arm, _ in listed} | {"base", "stress"}
     others = tuple((arm, arm, "base") for arm in arms if arm not in named)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for question, listed in {**QUESTIONS, "others": others}.items():
         present = [each for each in listed if each[1] in arms and each[2] in arms]
-        rows += [comparison(metrics, question, *each, first=each is present[0]) for each in present]
+        place = len({row["question"] for row in rows})
+        rows += [{**comparison(metrics, *each), "question": question, "place": place} for each in present]
+    for above, row in zip([None, *rows], rows, strict=False):
+        row["first"] = above is None or above["question"] != row["question"]
     return rows
 
 
@@ -262,7 +263,7 @@ def report(preset: str, root: Path = ROOT) -> None:
     paper, target = root / "papers" / "nvae", root / "reports" / "nvae"
     run = paper / "runs" / preset
     params = read_yaml(paper / "params.yaml")
-    arms = [arm for arm in params["arms"] if (run / "ablate" / arm / "metrics.json").is_file()]
+    arms = [arm for arm in params["arms_to_run"] if (run / "ablate" / arm / "metrics.json").is_file()]
     pictures = read_pictures(run / "evaluate" / "pictures.npz")
     curves = read_curves(run, params["seeds"], arms)
     binary = pictures["originals"].shape[1] == 1

@@ -35,9 +35,9 @@ class Settings(Base):
     batch_size: Positive  # images a step, over all processes
     steps: Positive  # optimiser steps of the main model
     learning_rate: Rate
+    beta2: Fraction  # decay of Adamax's running maximum of the gradient (paper: 0.999)
     spectral_weight: Weight  # lambda of the spectral and BN-gamma penalties
     importance_samples: Positive  # samples an image for the test likelihood
-    ablation_steps: Positive  # optimiser steps of each ablation run
 
     # Architecture (section 3 of the paper).
     adaptive_groups: bool = True  # halve the number of groups at each coarser scale
@@ -66,6 +66,11 @@ class Settings(Base):
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     bn_swish: Literal["fused", "separate", "naive"] = "fused"
     checkpoint_cells: bool = False
+
+    @property
+    def ablation_steps(self) -> int:
+        """Optimiser steps of each run of the comparison: an eighth of the main model's."""
+        return max(self.steps // 8, 2)
 
     @property
     def groups_per_scale(self) -> tuple[int, ...]:

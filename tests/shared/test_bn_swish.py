@@ -145,7 +145,7 @@ def test_input_is_not_overwritten() -> None:
 
 
 def test_bfloat16_autocast() -> None:
-    """Under autocast the features are bfloat16 and the statistics float32; both sides round alike, up to one rounding."""
+    """Under autocast features are bfloat16 and statistics float32; both sides round alike, up to a few roundings."""
     fused, reference = pair(6)
     x = torch.randn(8, 6, 9, 9).bfloat16()
     grad = torch.randn_like(x)

@@ -79,7 +79,7 @@ def test_one_process_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
 def test_full_disk_keeps_the_state_before(tmp_path: Path) -> None:
     with StateFolder("run", "key", tmp_path) as folder:
         folder.save({"step": 1})
-        with no_file_above(20_000), pytest.raises(UserError, match="cannot write .*state.pt.*previous file is kept"):
+        with no_file_above(20_000), pytest.raises(UserError, match=r"cannot write .*state.pt.*previous file is kept"):
             folder.save({"step": 2, "w": torch.zeros(100_000)})
         assert folder.load() == {"step": 1}
 
@@ -105,6 +105,6 @@ class Malicious:
 def test_damaged_state_is_one_line(tmp_path: Path, content: bytes) -> None:
     with StateFolder("run", "key", tmp_path) as folder:
         folder.file.write_bytes(content)
-        with pytest.raises(UserError, match="cannot be read .*delete that folder and run again") as caught:
+        with pytest.raises(UserError, match=r"cannot be read .*delete that folder and run again") as caught:
             folder.load()
     assert "\n" not in str(caught.value)

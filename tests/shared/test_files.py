@@ -90,5 +90,5 @@ def test_bad_json_is_one_line(tmp_path: Path) -> None:
         read_json(tmp_path / "bad.json")
     with pytest.raises(UserError, match="is not JSON"):
         read_json(tmp_path / "bytes.json")
-    with pytest.raises(UserError, match="cannot read .*No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*No such file"):
         read_json(tmp_path / "none.json")

@@ -1,4 +1,4 @@
-"""The loop: equal bits after any interruption, exact means in the record, and a guard that keeps the last good state."""
+"""The loop: equal bits after interruptions, exact means in the record, a guard that keeps the last good state."""
 
 import math
 from collections.abc import Callable

@@ -45,7 +45,7 @@ def test_bad_weights_are_refused_in_one_line(tmp_path: Path) -> None:
     cut.write_bytes(good.read_bytes()[:500])
     code.write_bytes(pickle.dumps(Malicious()))
     for path in (tmp_path / "missing.pt", other, cut, code):
-        with pytest.raises(UserError, match="cannot load weights from .*run the train stage again") as caught:
+        with pytest.raises(UserError, match=r"cannot load weights from .*run the train stage again") as caught:
             load_weights(path, network())
         assert "\n" not in str(caught.value)
         assert path.name in str(caught.value)

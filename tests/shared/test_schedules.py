@@ -1,5 +1,7 @@
 """The learning rate over the steps."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,5 +30,5 @@ def test_rises_then_falls_between_its_bounds(steps: int, warmup: int, peak: floa
     slack = 1e-9 * peak
     assert all(0 < rate <= peak + slack for rate in rates)
     rising, falling = rates[: warmup + 1], rates[warmup:]
-    assert all(a <= b + slack for a, b in zip(rising, rising[1:], strict=False))
-    assert all(a >= b - slack and b >= final - slack for a, b in zip(falling, falling[1:], strict=False))
+    assert all(a <= b + slack for a, b in itertools.pairwise(rising))
+    assert all(a >= b - slack and b >= final - slack for a, b in itertools.pairwise(falling))

@@ -91,5 +91,5 @@ def test_a_file_that_is_not_yaml(params: Path, text: str) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot read .*No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*No such file"):
         settings.read_yaml(tmp_path / "none.yaml")

@@ -30,9 +30,11 @@ def test_shapes(resample: Resample, shape: tuple[int, int], kind: str, normalisa
 def test_branch_is_scaled_by_a_tenth() -> None:
     same = cell()
     x = torch.randn(2, 8, 8, 8)
-    torch.testing.assert_close(same(x), x + 0.1 * same.gate(same.branch(x)))
-    assert isinstance(same.gate, SqueezeExcite)
-    assert isinstance(cell(squeeze_excite=False).gate, nn.Identity)
+    assert isinstance(same.squeeze_excite, SqueezeExcite)
+    torch.testing.assert_close(same(x), x + 0.1 * same.squeeze_excite(same.branch(x)))
+    ungated = cell(squeeze_excite=False)
+    assert not any(isinstance(m, SqueezeExcite) for m in ungated.modules())
+    torch.testing.assert_close(ungated(x), x + 0.1 * ungated.branch(x))
 
 
 @pytest.mark.parametrize("kind", ["regular", "separable"])

@@ -35,7 +35,9 @@ def test_raster_order_is_strictly_lower_triangular() -> None:
     assert torch.equal(j, j.tril(-1))
     inside = j.view(SIDE * SIDE, CHANNELS, SIDE * SIDE, CHANNELS)
     centre = torch.stack([inside[p, :, p] for p in range(SIDE * SIDE)]).abs().amax(0)
-    assert torch.equal(centre != 0, torch.ones(CHANNELS, CHANNELS).tril(-1).bool()), "earlier channels of the same pixel"
+    assert torch.equal(centre != 0, torch.ones(CHANNELS, CHANNELS).tril(-1).bool()), (
+        "earlier channels of the same pixel"
+    )
     # The 3x3 and the 5x5 kernel together look three rows up; the same row as far as three to the left.
     assert (inside[15, :, 12] != 0).all()
     assert (inside[12, :, 0] != 0).all()

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 BASE: dict[str, Any] = {
     "data": "mnist", "channels": 4, "groups": 2, "scales": 2, "pre_post": (2, 1), "cells_per_group": (1, 1),
     "latent_channels": 4, "decoder_cell": "regular", "flows": 0, "batch_size": 8, "steps": 10, "learning_rate": 1e-2,
-    "spectral_weight": 1e-2, "importance_samples": 2, "ablation_steps": 3, "precision": "float32", "weight_norm": True,
+    "spectral_weight": 1e-2, "importance_samples": 2, "beta2": 0.999, "precision": "float32", "weight_norm": True,
 }  # fmt: skip
 
 #: Single changes that together visit every branch of the model and the objective.
