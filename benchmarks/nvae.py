@@ -26,9 +26,6 @@ from shared.layers import effective_weight
 from shared.paths import reports, runs
 from shared.training.device import describe, pick_device
 
-#: The paper's weight of the spectral penalty, so that both sides carry it.
-SPECTRAL_WEIGHT = 1e-2
-
 
 class LayerwisePenalty(nn.Module):
     """The spectral penalty one convolution at a time, as the formula reads."""
@@ -169,7 +166,7 @@ def main() -> None:
     parser.add_argument("--preset", default="laptop")
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
-    settings = nvae_settings.load(options.preset, spectral_weight=SPECTRAL_WEIGHT)
+    settings = nvae_settings.load(options.preset)
     images = load_images(settings, sample=options.preset == "smoke")
     entries = training(settings, images, options.rounds)
     entries += [sampling(settings, images, options.rounds), *from_memory_table(options.preset)]

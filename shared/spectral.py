@@ -52,11 +52,12 @@ class SpectralPenalty(nn.Module):
         """Estimates (n,) of the largest singular values of the stacked matrices `w` (n, rows, columns)."""
         u, v = getattr(self, f"u{i}"), getattr(self, f"v{i}")
         with torch.no_grad():
-            for _ in range(iterations):
-                # eps 1e-3 as in the official code: it keeps vanishing layers from producing NaN directions.
-                torch.bmm(w.transpose(1, 2), u, out=v)
-                v.copy_(F.normalize(v, dim=1, eps=1e-3))
-                torch.bmm(w, v, out=u)
-                u.copy_(F.normalize(u, dim=1, eps=1e-3))
+            # v = W'u, u = Wv, several times over, is u = (WW')u: on the small Gram matrix all but the last are cheap.
+            # eps 1e-3 as in the official code: it keeps vanishing layers from producing NaN directions.
+            gram = torch.bmm(w, w.transpose(1, 2)) if iterations > 1 else w
+            for _ in range(iterations - 1):
+                u.copy_(F.normalize(torch.bmm(gram, u), dim=1, eps=1e-3))
+            v.copy_(F.normalize(torch.bmm(w.transpose(1, 2), u), dim=1, eps=1e-3))
+            u.copy_(F.normalize(torch.bmm(w, v), dim=1, eps=1e-3))
         # Clones: the stored vectors move in the next call, the graph must keep those of this one.
         return torch.bmm(u.clone().transpose(1, 2), torch.bmm(w, v.clone())).flatten()

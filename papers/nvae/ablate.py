@@ -42,7 +42,9 @@ def arm_settings(preset: str, arm: str, path: Path = PARAMS) -> Settings:
     document = read_yaml(path)
     if arm not in document["arms"]:
         raise UserError(f"{path}: no arm named {arm!r}; there are: {', '.join(document['arms'])}")
-    return nvae_settings.load(preset, path, **{**document["ablation"], **document["arms"][arm]})
+    small: dict[str, Any] = dict(document["ablation"])
+    small["steps"] = min(small["steps"], nvae_settings.load(preset, path).steps)
+    return nvae_settings.load(preset, path, **{**small, **document["arms"][arm]})
 
 
 def measure(trainer: Trainer, images: Images, record: Record) -> dict[str, float]:
@@ -73,11 +75,11 @@ def one_seed(settings: Settings, preset: str, arm: str, seed: int) -> dict[str, 
     if device.type == "cpu":
         torch.set_num_threads(1)
     images = load_images(settings, sample=preset == "smoke")
-    key = run_digest(settings, images, seed, settings.ablation_steps, Path(__file__), device)
+    key = run_digest(settings, images, seed, settings.steps, Path(__file__), device)
     with StateFolder(f"nvae-{preset}-ablate-{arm}-seed{seed}", key) as folder:
         finished = folder.folder / "result.json"
         if not finished.exists():
-            trainer = Trainer(settings, images, seed, settings.ablation_steps, device)
+            trainer = Trainer(settings, images, seed, settings.steps, device)
             try:
                 record = train(trainer, folder, f"{arm} seed {seed}")
                 numbers = measure(trainer, images, record)

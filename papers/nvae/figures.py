@@ -86,7 +86,7 @@ def training(folder: Path, curves: Curves) -> None:
     for axes in (left, right):
         plain_log(axes)
         axes.set_xlabel("optimiser step")
-    left.legend()
+    left.legend(loc="upper right")
     save(figure, folder / "training.png")
 
 
@@ -196,8 +196,8 @@ def feature_distance(folder: Path, metrics: Metrics) -> None:
         axes.axhline(floor.mean, color="black", linestyle="--", linewidth=1.6, label="held-out images")
     axes.set_xlabel("temperature t of the prior")
     axes.set_ylabel("feature distance (no unit)")
-    axes.set_ylim(bottom=0)
-    axes.legend()
+    axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(loc="upper right")
     save(figure, folder / "feature_distance.png")
 
 
@@ -206,8 +206,8 @@ def ablations(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     starts = [i for i, row in enumerate(rows) if row["first"]]
     middle = min(starts, key=lambda i: abs(i - (len(rows) + 1) / 2)) if len(rows) > 8 else 0
     halves = [rows[:middle], rows[middle:]] if middle else [rows]
-    height = 0.47 * max(len(half) + sum(row["first"] for row in half) for half in halves) + 1.0
-    figure, columns = new_figure(7.0 * len(halves), height, columns=len(halves), sharex=True)
+    height = 0.38 * max(len(half) + sum(row["first"] for row in half) for half in halves) + 1.0
+    figure, columns = new_figure(6.2 * len(halves), height, columns=len(halves), sharex=True)
     largest = max((abs(row["difference"]) for row in rows if row["difference"] is not None), default=0.0)
     note = "; logarithmic beyond 2" if largest > 10 else ""
     for axes, half in zip(columns, halves, strict=True):
@@ -266,7 +266,7 @@ def stability(folder: Path, curves: Curves) -> None:
     for axes in (left, right):
         plain_log(axes)
         axes.set_xlabel("optimiser step")
-        axes.legend()
+        axes.legend(loc="upper right")
     save(figure, folder / "stability.png")
 
 

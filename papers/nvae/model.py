@@ -34,7 +34,8 @@ class Encoder(nn.Module):
     def __init__(self, settings: Settings, image_channels: int) -> None:
         super().__init__()
         c = settings.channels
-        self.stem = conv(image_channels, c, 3, settings)
+        fold = settings.fold
+        self.stem = nn.Sequential(nn.PixelUnshuffle(fold), conv(fold**2 * image_channels, c, 3, settings))
         self.pre = nn.ModuleList()
         for _ in range(settings.pre_post[0]):
             self.pre.extend(encoder_cell(c, c, "same", settings) for _ in range(settings.pre_post[1] - 1))
@@ -115,7 +116,7 @@ class NVAE(nn.Module):
     Args:
         settings: sizes and options.
         image_channels: 1 for binary MNIST, 3 for RGB.
-        side: height and width of the (padded) images, divisible by `2 ** (pre blocks + scales - 1)`.
+        side: height and width of the (padded) images, divisible by `fold * 2 ** (pre blocks + scales - 1)`.
 
     Raises:
         ValueError: `side` cannot be halved that often.
@@ -125,8 +126,9 @@ class NVAE(nn.Module):
         super().__init__()
         per_scale = settings.groups_per_scale
         halvings = settings.pre_post[0] + len(per_scale) - 1
-        if side % 2**halvings:
-            raise ValueError(f"images of side {side} cannot be halved {halvings} times")
+        if side % (settings.fold * 2**halvings):
+            raise ValueError(f"images of side {side}, folded by {settings.fold}, cannot be halved {halvings} times")
+        side //= settings.fold
         self.encoder = Encoder(settings, image_channels)
         c = settings.channels * 2**halvings
         side >>= halvings
@@ -145,7 +147,9 @@ class NVAE(nn.Module):
             self.post.extend(post_cell(c // 2, c // 2, "same", settings) for _ in range(settings.pre_post[1] - 1))
             c //= 2
         out = 1 if image_channels == 1 else 10 * settings.mixture_components
-        self.head = nn.Sequential(nn.ELU(), conv(c, out, 3, settings))
+        self.head = nn.Sequential(
+            nn.ELU(), conv(c, settings.fold**2 * out, 3, settings), nn.PixelShuffle(settings.fold)
+        )
 
     def _top_down(self, batch: int, draw: Draw) -> Tensor:
         s = self.start.expand(batch, -1, -1, -1)

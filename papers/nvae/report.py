@@ -48,6 +48,7 @@ QUESTIONS: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "flows": (("flows in the posterior", "flows", "base"),),
     "stress": (
+        ("stress: all remedies", "stress", "deep"),
         ("stress: no spectral penalty", "stress_no_spectral", "stress"),
         ("stress: absolute posterior", "stress_absolute", "stress"),
     ),
@@ -152,7 +153,7 @@ def comparison(metrics: Metrics, label: str, arm: str, against: str) -> dict[str
 
 def comparisons(metrics: Metrics, arms: Sequence[str]) -> list[dict[str, Any]]:
     """A row for every arm that was run and has a reference, by question; arms that no question names come last."""
-    named = {arm for listed in QUESTIONS.values() for _, arm, _ in listed} | {"base", "stress"}
+    named = {arm for listed in QUESTIONS.values() for _, arm, _ in listed} | {"base"}
     others = tuple((arm, arm, "base") for arm in arms if arm not in named)
     rows: list[dict[str, Any]] = []
     for question, listed in {**QUESTIONS, "others": others}.items():

@@ -35,9 +35,9 @@ class Settings(Base):
     batch_size: Positive  # images a step, over all processes
     steps: Positive  # optimiser steps of the main model
     learning_rate: Rate
-    beta2: Fraction  # decay of Adamax's running maximum of the gradient (paper: 0.999)
-    spectral_weight: Weight  # lambda of the spectral and BN-gamma penalties
     importance_samples: Positive  # samples an image for the test likelihood
+    beta2: Fraction = 0.999  # decay of Adamax's running maximum of the gradient
+    fold: Literal[1, 2] = 1  # 2: the networks see each 2 x 2 block of pixels as channels of one (paper: 1)
 
     # Architecture (section 3 of the paper).
     adaptive_groups: bool = True  # halve the number of groups at each coarser scale
@@ -55,6 +55,7 @@ class Settings(Base):
     # Objective and optimisation.
     kl_warmup: Fraction = 0.3  # share of the steps over which the KL coefficient rises to 1
     kl_balancing: bool = True
+    spectral_weight: Weight = 1e-2  # lambda of the spectral and BN-gamma penalties
     spectral_weight_initial: Weight | None = None  # anneal lambda from here to `spectral_weight` during warm-up
     learning_rate_final: Weight = 1e-4
     learning_rate_warmup: Fraction = 0.0125  # share of the steps (paper: 5 of 400 epochs)
@@ -66,11 +67,6 @@ class Settings(Base):
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     bn_swish: Literal["fused", "separate", "naive"] = "fused"
     checkpoint_cells: bool = False
-
-    @property
-    def ablation_steps(self) -> int:
-        """Optimiser steps of each run of the comparison: an eighth of the main model's."""
-        return max(self.steps // 8, 2)
 
     @property
     def groups_per_scale(self) -> tuple[int, ...]:

@@ -167,6 +167,9 @@ def test_objective_without_balancing() -> None:
 # --- importance weighting: z ~ N(0, 1), x | z ~ N(z, 1), x = 1, q = N(0.3, 0.8^2) ---
 
 EVIDENCE, BOUND = -1.5155121, -1.5720821
+# Variance of posterior / q under q, with posterior N(0.5, 0.5): the bound of K samples lies SPREAD / (2 K) below, to
+# first order in 1 / K.
+SPREAD = 0.64 / math.sqrt(0.5 * 0.78) * math.exp(0.2**2 / 0.78) - 1
 
 
 def log_weights(samples: int, repeats: int) -> Tensor:
@@ -184,12 +187,12 @@ def estimate(samples: int, repeats: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize(
     ("samples", "repeats", "expected"),
-    [(1, 1_000_000, BOUND), (10, 200_000, -1.5177), (1000, 2_000, -1.5154)],
+    [(1, 1_000_000, BOUND), (10, 200_000, EVIDENCE - SPREAD / 20), (1000, 2_000, EVIDENCE - SPREAD / 2000)],
 )
 def test_importance_weighted_bound(samples: int, repeats: int, expected: float) -> None:
     value, error = estimate(samples, repeats)
     assert error < 1e-3, "the test would not see a wrong estimate"
-    assert value == pytest.approx(expected, abs=4 * error + 1e-4)
+    assert value == pytest.approx(expected, abs=4 * error + 5e-4 / samples**0.5)
 
 
 def test_importance_weighted_bound_rises_to_the_evidence() -> None:
