@@ -17,6 +17,7 @@ import torch
 
 from papers.nvae import settings as nvae_settings
 from papers.nvae.experiment import Images, Trainer, likelihood, load_images, run_digest, train
+from papers.nvae.memory import saved_bytes
 from papers.nvae.settings import PARAMS, Settings
 from shared import errors, provenance
 from shared.errors import UserError
@@ -52,6 +53,8 @@ def measure(trainer: Trainer, images: Images, record: Record) -> dict[str, float
     model, settings_ = trainer.evaluated(), trainer.settings
     result = likelihood(model, images.test[:TEST_IMAGES], settings_, images.side, SAMPLES)
     groups = range(result.kl_nats.shape[1])
+    model.train()
+    kept = saved_bytes(lambda: trainer.terms(0).loss)
     late = record.rows[-max(len(record.rows) // 10, 1) :]
     return {
         "nll_nats": result.nll_nats.mean().item(),
@@ -62,6 +65,7 @@ def measure(trainer: Trainer, images: Images, record: Record) -> dict[str, float
         "active_groups": float((result.kl_nats.mean(0) > 0.1).sum()),
         "largest_kl_nats": max(sum(row[f"kl_nats_{i}"] for i in groups) for row in record.rows),
         "largest_gradient_norm": max(row["gradient_norm"] for row in record.rows),
+        "saved_bytes": float(kept),
         "diverged": 0.0,
     }
 

@@ -47,14 +47,12 @@ def measure_likelihood(model: NVAE, images: Images, settings: Settings, key: str
     for group, kl in enumerate(result.kl_nats.mean(0).tolist()):
         put(metrics, "test_kl_nats", f"group{group + 1}", key, kl)
     part = images.test[: min(1000, len(images.test))]
-    put(metrics, "bound_nats_running_statistics", "main", key, float(result.bound_nats[: len(part)].mean()))
-    put(
-        metrics,
-        "bound_nats_batch_statistics",
-        "main",
-        key,
-        bound_with_batch_statistics(model, part, images.side, settings),
-    )
+    running, batchwise = (single_draw_bound(model, part, images.side, settings, batch) for batch in (False, True))
+    put(metrics, "bound_nats_running_statistics", "main", key, running.mean().item())
+    put(metrics, "bound_nats_batch_statistics", "main", key, batchwise.mean().item())
+    excess, error = mean_and_standard_error(running - batchwise)
+    put(metrics, "bound_nats_excess_of_running_statistics", "main", key, excess)
+    put(metrics, "bound_nats_excess_of_running_statistics_standard_error", "main", key, error)
     exact = msgspec.structs.replace(settings, precision="float32")
     float32 = likelihood(model, part, exact, images.side, min(10, settings.importance_samples))
     same = likelihood(model, part, settings, images.side, min(10, settings.importance_samples))
@@ -64,23 +62,25 @@ def measure_likelihood(model: NVAE, images: Images, settings: Settings, key: str
 
 
 @torch.no_grad()
-def bound_with_batch_statistics(model: NVAE, pixels: Tensor, side: int, settings: Settings) -> float:
-    """Negative bound in nats with each batch normalised by its own statistics (C10); the model is left as it was."""
+def single_draw_bound(model: NVAE, pixels: Tensor, side: int, settings: Settings, batch_statistics: bool) -> Tensor:
+    """Negative bound of each image (N,), nats, one draw; batch norm with running or with each batch's own statistics.
+
+    The draws are the same for both, so that the difference is paired (C10); the model is left as it was.
+    """
     buffers = {name: value.clone() for name, value in model.named_buffers()}
-    model.train()
-    total = 0.0
-    device = next(model.parameters()).device
+    model.train(batch_statistics)
+    device, bounds = next(model.parameters()).device, []
     for start in range(0, len(pixels), 250):
         seed_step(0, start)
         x, padded = observe(pixels[start : start + 250].to(device), settings, side)
         with autocast(device, settings.precision):
             inference = model(padded)
         bound = reconstruction_nats(inference.logits, x, settings) + torch.stack(inference.kl_nats).sum(0)
-        total += float(bound.sum())
+        bounds.append(bound.cpu())
     model.eval()
     for name, value in model.named_buffers():
         value.copy_(buffers[name])
-    return total / len(pixels)
+    return torch.cat(bounds)
 
 
 def measure_groups(model: NVAE, images: Images, settings: Settings, key: str, metrics: Metrics) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """The memory table of BN+Swish (section 3.2): `python -m papers.nvae.memory --preset laptop`.
 
-Four ways to compute the same network: x * sigmoid(x) written out, BN then SiLU, one fused function, and the
-recomputation of whole cells. For each: bytes kept for the backward pass, peak memory, time of a step, and the distance
-of the gradients from the first.
+Ways to compute the same network: x * sigmoid(x) written out, BN then SiLU, one fused function, the recomputation of
+whole cells, and the fused function in float32. For each: bytes kept for the backward pass, peak memory, time of a
+step, and the distance of the gradients from the first.
 """
 
 import argparse
@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bn_silu": {"bn_swish": "separate"},
     "fused": {"bn_swish": "fused"},
     "checkpoint": {"bn_swish": "separate", "checkpoint_cells": True},
+    "fused_float32": {"bn_swish": "fused", "precision": "float32"},
 }
 ROUNDS = 15
 REPEATS = 3
