@@ -29,6 +29,11 @@ def runs(name: str, preset: str) -> Path:
     return paper(name) / "runs" / preset
 
 
+def weights(name: str, preset: str, seed: int) -> Path:
+    """The trained weights of one seed, kept apart from `runs`: they are in DVC's cache, and `runs` is in git."""
+    return paper(name) / "weights" / preset / f"seed{seed}.pt"
+
+
 def reports(name: str) -> Path:
     """The generated report of one paper: `reports/<name>`."""
     return ROOT / "reports" / name

@@ -1,6 +1,6 @@
 """Measure the trained models of a preset: `python -m papers.nvae.evaluate --preset laptop`.
 
-Writes numbers and pictures (as arrays) into `runs/<preset>/evaluate/`.
+Writes numbers into `runs/<preset>/evaluate/` and pictures, as arrays, into `pictures/<preset>.npz`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from shared.data.batches import seed_step
 from shared.data.images import load_mnist
 from shared.files import write_bytes
 from shared.metrics import mean_and_standard_error
-from shared.paths import runs
+from shared.paths import paper, runs, weights
 from shared.results import Metrics, load_weights, put, write_metrics
 from shared.settings import read_yaml
 from shared.training.device import autocast, pick_device
@@ -182,13 +182,13 @@ def main() -> None:
     pictures: dict[str, Tensor] = {}
     for seed in read_yaml(PARAMS)["seeds"]:
         model = NVAE(settings, images.channels, images.side)
-        load_weights(folder / "train" / f"seed{seed}" / "model.pt", model)
+        load_weights(weights("nvae", preset, seed), model)
         model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         measure_likelihood(model, images, settings, f"seed{seed}", metrics)
         groups = measure_groups(model, images, settings, f"seed{seed}", metrics)
         if not pictures:  # pictures and sample scores are of the first seed
             pictures = groups | measure_samples(model, images, settings, preset, metrics)
-    write_pictures(folder / "evaluate" / "pictures.npz", pictures)
+    write_pictures(paper("nvae") / "pictures" / f"{preset}.npz", pictures)
     write_metrics(folder / "evaluate" / "metrics.json", metrics)
     origin.finish(folder / "provenance" / "evaluate.json")
 

@@ -272,9 +272,9 @@ def stability(folder: Path, curves: Curves) -> None:
 
 def memory(folder: Path, metrics: Metrics) -> None:
     """What each way to compute BN+Swish keeps, its peak, and the time of a step."""
-    if "saved_bytes" not in metrics:
+    names = [name for name in VARIANTS if name in metrics.get("saved_bytes", {})]
+    if not names:
         return
-    names = [name for name in VARIANTS if name in metrics["saved_bytes"]]
     panels = (
         ("saved_bytes", MEGABYTE, "kept for backward (MB)"),
         ("peak_bytes", MEGABYTE, "peak of a step (MB)"),

@@ -174,13 +174,15 @@ class NVAE(nn.Module):
         def draw(index: int, group: Group, s: Tensor, prior_parameters: tuple[Tensor, Tensor]) -> Tensor:
             prior = Normal.clamped(*prior_parameters)
             q = prior if index < from_prior else group.posterior(s, encoded[index], prior_parameters)
-            base = q.sample(standard_normal_like(q.mu))
+            noise = standard_normal_like(q.mu)
             flows = group.flows if index >= from_prior else nn.Sequential()
-            z = flows(base)
+            z = flows(q.sample(noise))
             if log_ratio or len(flows) > 0:
-                ratio = prior.log_prob(z).sum((1, 2, 3)) - q.log_prob(base).sum((1, 2, 3))
-                ratios.append(ratio)
-            kls.append(-ratio if len(flows) > 0 else q.kl(prior).sum((1, 2, 3)))
+                # Of q, the draw before the flows counts: standardised it is the noise. Log-determinants are 0.
+                standard = (z - prior.mu) / prior.sigma
+                ratio = 0.5 * (noise.square() - standard.square()) + (q.sigma / prior.sigma).log()
+                ratios.append(ratio.sum((1, 2, 3)))
+            kls.append(q.kl(prior).sum((1, 2, 3)) if len(flows) == 0 else -ratios[-1])
             latents.append(z)
             return z
 

@@ -183,7 +183,7 @@ def write_tables(folder: Path, metrics: Metrics, preset: str, rows: Sequence[Map
         columns = ["question", "label", "against", "difference", "low", "high", "n", "diverged", "runs"]
         header = ["question", "changed", "against", "difference (nats)", "low", "high", "n", "diverged", "of runs"]
         write_csv(folder / "ablations.csv", header, [[row[column] for column in columns] for row in rows])
-    if "saved_bytes" in metrics:
+    if "fused" in metrics.get("saved_bytes", {}):
         write_csv(folder / "memory.csv", *memory_table(metrics))
 
 
@@ -265,7 +265,7 @@ def report(preset: str, root: Path = ROOT) -> None:
     run = paper / "runs" / preset
     params = read_yaml(paper / "params.yaml")
     arms = [arm for arm in params["arms_to_run"] if (run / "ablate" / arm / "metrics.json").is_file()]
-    pictures = read_pictures(run / "evaluate" / "pictures.npz")
+    pictures = read_pictures(paper / "pictures" / f"{preset}.npz")
     curves = read_curves(run, params["seeds"], arms)
     binary = pictures["originals"].shape[1] == 1
     metrics = gather(run, arms)

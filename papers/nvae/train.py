@@ -15,7 +15,7 @@ from papers.nvae.settings import Settings
 from shared import errors, provenance
 from shared.errors import UserError
 from shared.files import write_json
-from shared.paths import runs
+from shared.paths import runs, weights
 from shared.results import save_weights, write_rows
 from shared.training.checkpoint import StateFolder
 from shared.training.device import pick_device
@@ -33,8 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def write(folder: Path, trainer: Trainer, record: Record) -> None:
-    """Weights, curve and last row of the main model."""
-    save_weights(folder / "model.pt", trainer.evaluated())
+    """Curve and last row of the main model."""
     write_rows(folder / "curve.csv", record.rows)
     parameters = sum(p.numel() for p in trainer.model.parameters())
     write_json(folder / "metrics.json", {"parameters": parameters, "steps": trainer.steps, **record.rows[-1]})
@@ -56,6 +55,7 @@ def run(settings: Settings, preset: str, seed: int) -> None:
                 f"nvae {preset} seed {seed} {error}; lower learning_rate or raise spectral_weight"
             ) from None
         if rank() == 0:
+            save_weights(weights("nvae", preset, seed), trainer.evaluated())
             write(runs("nvae", preset) / "train" / f"seed{seed}", trainer, record)
             place = runs("nvae", preset) / "provenance" / f"train-seed{seed}.json"
             origin.finish(place, record.interruptions, record.earlier_seconds)

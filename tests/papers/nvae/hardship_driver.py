@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ def start(log: Path, most_bytes: int | None = None) -> int:
         status = 0
     except SystemExit as stop:
         status = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()  # os._exit below would lose it
+        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -85,7 +89,12 @@ def kills(log: Path) -> dict[str, Any]:
         os.kill(child, signal.SIGKILL)
         killed += finish(child) == -signal.SIGKILL
     status = finish(start(log))
-    return {"killed": killed, "refused": refused, "status": status, "states": len(list(STATES.iterdir()))}
+    return {
+        "killed": killed,
+        "refused": refused,
+        "status": status,
+        "states": sorted(path.name for path in STATES.glob("nvae-*")),
+    }
 
 
 def troubles(log: Path) -> dict[str, Any]:

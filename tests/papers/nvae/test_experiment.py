@@ -220,7 +220,8 @@ def test_anything_that_decides_a_run_names_its_state() -> None:
     names += [name(images=replace(data, test=flipped(data.test)))]
     other = {
         "precision": "bfloat16", "learning_rate": 2e-2, "channels": 8, "kl_balancing": False,
-        "decoder_cell": "separable", "bn_swish": "naive", "averaging": 0.5, "spectral_weight_initial": 1.0, "pre_post": (1, 1),
+        "decoder_cell": "separable", "bn_swish": "naive", "averaging": 0.5,
+        "spectral_weight_initial": 1.0, "pre_post": (1, 1),
     }  # fmt: skip
     names += [name(msgspec.structs.replace(chosen, **{key: value})) for key, value in other.items()]
     assert len(set(names)) == len(names)

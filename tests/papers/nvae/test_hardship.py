@@ -40,7 +40,7 @@ def test_killed_again_and_again_a_resumed_run_ends_in_the_same_bits(tmp_path: Pa
     told = drive(folder, "kills")
     assert told["status"] == 0, told
     assert told["killed"] == 5
-    assert told["states"] == 0, "the state is deleted after success"
+    assert told["states"] == [], "the state is deleted after success"
     assert told["refused"]["status"] == 1
     assert told["refused"]["errors"] == 1
     assert "another process is training the same run" in told["refused"]["error"]

@@ -61,7 +61,7 @@ def test_shapes(name: str) -> None:
     chosen = tiny.settings(**tiny.OPTIONS[name])
     channels, side = (1, chosen.image_side or 32) if chosen.data == "mnist" else (3, 32)
     network = tiny.model(**tiny.OPTIONS[name])
-    per_scale, finest = chosen.groups_per_scale, side >> chosen.pre_post[0]
+    per_scale, finest = chosen.groups_per_scale, side // chosen.fold >> chosen.pre_post[0]
     sides = [finest >> i for i, n in reversed(list(enumerate(per_scale))) for _ in range(n)]
     inference = network(tiny.padded(3, channels, side))
     out = 1 if channels == 1 else 10 * chosen.mixture_components
@@ -73,7 +73,7 @@ def test_shapes(name: str) -> None:
 
 
 def test_a_side_that_cannot_be_halved() -> None:
-    with pytest.raises(ValueError, match="images of side 28 cannot be halved 3 times"):
+    with pytest.raises(ValueError, match=r"images of side 28.* cannot be halved 3 times"):
         NVAE(tiny.settings(), 1, 28)
 
 

@@ -26,9 +26,11 @@ def test_gradient_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
         "-m", "tests.papers.nvae.two_processes", str(tmp_path / "found.pt"), timeout=300,
     )  # fmt: skip
     found = torch.load(tmp_path / "found.pt", weights_only=True)
-    for name in two_processes.ARMS:
-        expected = two_processes.results(name)
-        assert set(found[name]) == set(expected)
-        for kind in ("gradient", "buffer", "mean"):
-            assert distance(found[name], expected, kind) <= 1e-6, f"{name}: {kind}"
-        assert distance(found[name], expected, "weight") <= 1e-5, f"{name}: weights after two steps"
+    expected = two_processes.all_results()
+    assert set(found) == set(expected) == {*two_processes.ARMS, "float64"}
+    for name, alone in expected.items():
+        assert set(found[name]) == set(alone)
+        # In float32 a sum in two halves differs by some roundings of 6e-8 a layer; float64 shows the mathematics.
+        tolerance = 1e-9 if name == "float64" else 1e-5
+        for kind in ("gradient", "buffer", "mean", "weight"):
+            assert distance(found[name], alone, kind) <= tolerance, f"{name}: {kind}"

@@ -42,6 +42,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "one group": {"groups": 1, "scales": 1},
     "three scales": {"scales": 3, "pre_post": (1, 1)},
     "16 x 16": {"image_side": 16, "pre_post": (1, 1)},
+    "folded": {"fold": 2, "pre_post": (1, 1)},
+    "folded rgb": {"fold": 2, "pre_post": (1, 1), "data": "cifar10", "mixture_components": 2},
     "rgb": {"data": "cifar10", "mixture_components": 2},
     "rgb 5 bits": {"data": "cifar10", "mixture_components": 2, "image_bits": 5},
 }

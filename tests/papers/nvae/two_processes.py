@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -44,9 +45,23 @@ def results(name: str) -> dict[str, Tensor]:
     return found | {f"weight {name}": value for name, value in run.model.state_dict().items()}
 
 
+def all_results() -> dict[str, dict[str, Tensor]]:
+    """Of every arm in float32, and of the first in float64, where roundings do not blur the comparison."""
+    found = {name: results(name) for name in ARMS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        torch.set_default_dtype(torch.float64)
+        try:
+            found["float64"] = results("base")
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert found["float64"]["gradient start"].dtype == torch.float64
+    return found
+
+
 if __name__ == "__main__":
     start_processes(tiny.CPU)
-    found = {name: results(name) for name in ARMS}
+    found = all_results()
     if rank() == 0:
         torch.save(found, sys.argv[1])
     stop_processes()
