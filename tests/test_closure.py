@@ -28,14 +28,15 @@ def scripts(stage: Stage) -> list[Path]:
 
 
 def templates(code: set[Path], stage: Stage) -> set[Path]:
-    """The template files that string constants of the code name, beside the module or beside the stage's dvc.yaml."""
+    """The template files that string constants of the code name: beside the module, or in the paper's folder."""
     named = {
         (path, node.value)
         for path in code
         for node in ast.walk(checkout.tree(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(TEMPLATES)
     }
-    places = {folder / name for path, name in named for folder in (path.parent, stage.file.parent)}
+    # The final stage lies in the root dvc.yaml and is named by the paper's folder.
+    places = {folder / name for path, name in named for folder in (path.parent, stage.file.parent, ROOT / stage.name)}
     return {place for place in places if place.is_file()}
 
 

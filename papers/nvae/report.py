@@ -96,16 +96,11 @@ def read_curves(run: Path, seeds: Sequence[int], arms: Sequence[str]) -> Curves:
     return found
 
 
-def gather(run: Path, arms: Sequence[str]) -> Metrics:
+def gather(run: Path, seeds: Sequence[int], arms: Sequence[str]) -> Metrics:
     """One tree of what evaluate, memory and the arms measured; memory and arms may be absent."""
+    needed = [run / "evaluate" / f"seed{seed}" / "metrics.json" for seed in seeds]
     optional = [run / "memory" / "metrics.json", *(run / "ablate" / arm / "metrics.json" for arm in arms)]
-    return merge(
-        [
-            read_metrics(path)
-            for path in (run / "evaluate" / "metrics.json", *optional)
-            if path.is_file() or path not in optional
-        ]
-    )
+    return merge([read_metrics(path) for path in (*needed, *optional) if path in needed or path.is_file()])
 
 
 def derive(metrics: Metrics, run: Path, curves: Curves, binary: bool) -> None:
@@ -265,10 +260,10 @@ def report(preset: str, root: Path = ROOT) -> None:
     run = paper / "runs" / preset
     params = read_yaml(paper / "params.yaml")
     arms = [arm for arm in params["arms_to_run"] if (run / "ablate" / arm / "metrics.json").is_file()]
-    pictures = read_pictures(paper / "pictures" / f"{preset}.npz")
+    pictures = read_pictures(paper / "pictures" / preset / f"seed{params['seeds'][0]}.npz")
     curves = read_curves(run, params["seeds"], arms)
     binary = pictures["originals"].shape[1] == 1
-    metrics = gather(run, arms)
+    metrics = gather(run, params["seeds"], arms)
     derive(metrics, run, curves, binary)
     rows = comparisons(metrics, arms)
     for stale in (*(target / "figures").glob("*.png"), *(target / "tables").glob("*.csv")):

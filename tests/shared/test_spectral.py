@@ -128,3 +128,14 @@ def test_state_goes_on_where_it_stopped() -> None:
 
 def test_no_layers() -> None:
     assert SpectralPenalty([])().item() == 0
+
+
+@pytest.mark.parametrize("size", [0.2, 0.01, 0.003])
+def test_small_layers_are_estimated_like_large_ones(size: float) -> None:
+    """The guard against division by zero (1e-3 for |W v|) does not switch off layers whose norm is merely small."""
+    conv = nn.Conv2d(8, 8, 3)
+    with torch.no_grad():
+        conv.weight.mul_(size / largest(conv))
+    penalty = SpectralPenalty([conv])
+    penalty()
+    assert penalty().item() == pytest.approx(size, rel=0.02)

@@ -12,12 +12,12 @@ from shared.results import read_rows
 from tests import checkout
 from tests.papers.nvae import tiny
 
-FILES = ("model.pt", "metrics.json", "curve.csv")
+FILES = ("weights/smoke/seed0.pt", "runs/smoke/train/seed0/metrics.json", "runs/smoke/train/seed0/curve.csv")
 
 
 def copy(target: Path, steps: int) -> Path:
     """The code with the sample of MNIST and a `smoke` preset of the tiny model."""
-    without = shutil.ignore_patterns("__pycache__", "runs", "recorded")
+    without = shutil.ignore_patterns("__pycache__", "runs", "recorded", "weights", "pictures")
     shutil.copytree(ROOT / "shared", target / "shared", ignore=without)
     shutil.copytree(ROOT / "papers" / "nvae", target / "papers" / "nvae", ignore=without)
     shutil.copytree(ROOT / "tests" / "data" / "mnist", target / "data" / "mnist")
@@ -46,16 +46,17 @@ def test_killed_again_and_again_a_resumed_run_ends_in_the_same_bits(tmp_path: Pa
     assert "another process is training the same run" in told["refused"]["error"]
     assert not told["refused"]["traceback"]
 
-    smoke = folder / "papers" / "nvae" / "runs" / "smoke"
-    record = json.loads((smoke / "provenance" / "train-seed0.json").read_text())
-    assert record["interruptions"] == 5
-    interrupted = {name: (smoke / "train" / "seed0" / name).read_bytes() for name in FILES}
-    shutil.rmtree(smoke)
+    paper = folder / "papers" / "nvae"
+    provenance = paper / "runs" / "smoke" / "provenance" / "train-seed0.json"
+    assert json.loads(provenance.read_text())["interruptions"] == 5
+    interrupted = {name: (paper / name).read_bytes() for name in FILES}
+    shutil.rmtree(paper / "runs")
+    shutil.rmtree(paper / "weights")
     checkout.run(folder, "python", "-m", "papers.nvae.train", "--preset", "smoke", "--seed", "0", timeout=300)
-    assert json.loads((smoke / "provenance" / "train-seed0.json").read_text())["interruptions"] == 0
+    assert json.loads(provenance.read_text())["interruptions"] == 0
     for name in FILES:
-        assert (smoke / "train" / "seed0" / name).read_bytes() == interrupted[name], f"{name} differs"
-    assert read_rows(smoke / "train" / "seed0" / "curve.csv")[-1]["step"] == 40
+        assert (paper / name).read_bytes() == interrupted[name], f"{name} differs"
+    assert read_rows(paper / "runs/smoke/train/seed0/curve.csv")[-1]["step"] == 40
 
 
 @pytest.mark.slow

@@ -137,7 +137,8 @@ def make(root: Path, preset: str = "laptop", arms: tuple[str, ...] = ARMS, binar
     write_rows(run / "train" / "seed0" / "curve.csv", rows)
     (run / "train/seed0/metrics.json").write_text(json.dumps({"parameters": 551_000, "steps": 5000, **rows[-1]}))
     write_metrics(run / "evaluate" / "metrics.json", evaluated(binary))
-    np.savez_compressed(run / "evaluate" / "pictures.npz", **pictures(binary))
+    (folder / "pictures").mkdir(exist_ok=True)
+    np.savez_compressed(folder / "pictures" / f"{preset}.npz", **pictures(binary))
     if arms:
         write_metrics(run / "memory" / "metrics.json", memory())
     for i, arm in enumerate(arms):
@@ -178,6 +179,16 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path, arms: tuple[str, ...]
     assert "not measured" in text
 
 
+def test_a_peak_too_small_to_see_has_no_ratio(tmp_path: Path) -> None:
+    """The tiny smoke network may not raise a process's peak at all; the report must not divide by that."""
+    run = make(tmp_path, "smoke", SMOKE_ARMS)
+    measured = json.loads((run / "memory" / "metrics.json").read_text())
+    measured["peak_bytes"] = {name: dict.fromkeys(values, 0) for name, values in measured["peak_bytes"].items()}
+    (run / "memory" / "metrics.json").write_text(json.dumps(measured))
+    text, _ = published(tmp_path, "smoke")
+    assert "the peak of a step is not measured" in text
+
+
 def test_rgb_images(tmp_path: Path) -> None:
     """No binary likelihood, no feature distance; pictures are brought from [-1, 1] to [0, 1]."""
     run = make(tmp_path, "gpu_cifar10", (), binary=False)
@@ -189,7 +200,7 @@ def test_rgb_images(tmp_path: Path) -> None:
     assert metrics["cifar10_bits_per_dim_standard_error"]["main"]["seed0"] == pytest.approx(0.2 * bits / nats)
     (head, *_) = json.loads((tmp_path / "reports/nvae/headline.json").read_text())
     assert (head["name"], head["unit"], head["paper"]) == ("bits_per_dim", "bits/dim", 2.91)
-    array = report.read_pictures(run / "evaluate" / "pictures.npz")["samples_running_0.6"]
+    array = report.read_pictures(tmp_path / "papers" / "nvae" / "pictures" / "gpu_cifar10.npz")["samples_running_0.6"]
     assert array.min() >= 0
     assert 0.4 < array.mean() < 0.6
 
@@ -223,8 +234,8 @@ def test_every_arm_has_its_place_in_the_comparisons() -> None:
 
 
 def test_a_missing_evaluation_is_told_in_one_line(tmp_path: Path) -> None:
-    run = make(tmp_path)
-    (run / "evaluate" / "pictures.npz").unlink()
+    make(tmp_path)
+    (tmp_path / "papers" / "nvae" / "pictures" / "laptop.npz").unlink()
     with pytest.raises(UserError, match="evaluate"):
         report.report("laptop", tmp_path)
 
