@@ -19,7 +19,7 @@ from papers.nvae import settings as nvae_settings
 from papers.nvae.experiment import Images, Trainer, likelihood, load_images
 from papers.nvae.model import convolutions
 from papers.nvae.settings import Settings
-from shared import errors
+from shared import errors, provenance
 from shared.data.batches import seed_step
 from shared.files import read_json, write_json
 from shared.layers import effective_weight
@@ -164,13 +164,14 @@ def main() -> None:
     """Measure and write `reports/nvae/benchmark.json`."""
     parser = argparse.ArgumentParser(description="Speed of NVAE against a plain implementation.")
     parser.add_argument("--preset", default="laptop")
-    parser.add_argument("--rounds", type=int, default=10)
-    options = parser.parse_args()
-    settings = nvae_settings.load(options.preset)
-    images = load_images(settings, sample=options.preset == "smoke")
-    entries = training(settings, images, options.rounds)
-    entries += [sampling(settings, images, options.rounds), *from_memory_table(options.preset)]
+    preset = parser.parse_args().preset
+    settings, smoke = nvae_settings.load(preset), preset == "smoke"
+    origin = provenance.begin("benchmark", preset, None, Path(__file__))
+    images, rounds = load_images(settings, sample=smoke), 1 if smoke else 10
+    entries = training(settings, images, rounds)
+    entries += [sampling(settings, images, rounds), *from_memory_table(preset)]
     write_json(reports("nvae") / "benchmark.json", entries)
+    origin.finish(runs("nvae", preset) / "provenance" / "benchmark.json")
     for row in entries:
         print(f"{row['name']}: {row['ours']} against {row['baseline']} {row['unit']}, ratio {row['ratio']}")
 

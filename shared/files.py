@@ -1,5 +1,6 @@
 """Small files written whole or not at all."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -23,7 +24,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in an unwritable place even this fails
+            temporary.unlink()
         reason = error.strerror or str(error)
         raise UserError(
             f"cannot write {path}: {reason}; the previous file is kept, free space or mend the rights"

@@ -53,10 +53,10 @@ class SpectralPenalty(nn.Module):
         u, v = getattr(self, f"u{i}"), getattr(self, f"v{i}")
         with torch.no_grad():
             # v = W'u, u = Wv, several times over, is u = (WW')u: on the small Gram matrix all but the last are cheap.
-            # eps 1e-3 as in the official code: it keeps vanishing layers from producing NaN directions.
+            # eps 1e-3 as in the official code, squared for WW': vanishing layers must not produce NaN directions.
             gram = torch.bmm(w, w.transpose(1, 2)) if iterations > 1 else w
             for _ in range(iterations - 1):
-                u.copy_(F.normalize(torch.bmm(gram, u), dim=1, eps=1e-3))
+                u.copy_(F.normalize(torch.bmm(gram, u), dim=1, eps=1e-6))
             v.copy_(F.normalize(torch.bmm(w.transpose(1, 2), u), dim=1, eps=1e-3))
             u.copy_(F.normalize(torch.bmm(w, v), dim=1, eps=1e-3))
         # Clones: the stored vectors move in the next call, the graph must keep those of this one.

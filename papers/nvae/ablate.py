@@ -66,6 +66,7 @@ def measure(trainer: Trainer, images: Images, record: Record) -> dict[str, float
         "largest_kl_nats": max(sum(row[f"kl_nats_{i}"] for i in groups) for row in record.rows),
         "largest_gradient_norm": max(row["gradient_norm"] for row in record.rows),
         "saved_bytes": float(kept),
+        "spectral_norm_sum": float(trainer.spectral()),
         "diverged": 0.0,
     }
 

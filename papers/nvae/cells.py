@@ -111,7 +111,7 @@ def separable_branch(c_in: int, c_out: int, resample: Resample, expansion: int, 
 
 
 class Cell(nn.Module):
-    """`skip(x) + 0.1 * squeeze_excite(branch(x))`; kind and expansion choose the branch, `resample` the resolution."""
+    """`skip(x) + scale * squeeze_excite(branch(x))`; `kind` and `expansion` choose the branch, `resample` the size."""
 
     def __init__(
         self, c_in: int, c_out: int, resample: Resample, kind: str, expansion: int, settings: Settings
@@ -123,15 +123,15 @@ class Cell(nn.Module):
         else:
             self.branch = separable_branch(c_in, c_out, resample, expansion, settings)
         self.squeeze_excite = SqueezeExcite(c_out) if settings.squeeze_excite else None
+        self.scale = settings.residual_scale
         self.recompute = settings.checkpoint_cells
 
     def _residual(self, x: Tensor) -> Tensor:
         skip, branch = self.skip(x), self.branch(x)
         if self.squeeze_excite is None:
-            return torch.add(skip, branch, alpha=0.1)
-        return torch.addcmul(
-            skip, branch, self.squeeze_excite.gate(branch), value=0.1
-        )  # gate, scale and add in one pass
+            return torch.add(skip, branch, alpha=self.scale)
+        gate = self.squeeze_excite.gate(branch)
+        return torch.addcmul(skip, branch, gate, value=self.scale)  # gate, scale and add in one pass
 
     def forward(self, x: Tensor) -> Tensor:
         if self.recompute and self.training and torch.is_grad_enabled():

@@ -207,9 +207,9 @@ def ablations(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     middle = min(starts, key=lambda i: abs(i - (len(rows) + 1) / 2)) if len(rows) > 8 else 0
     halves = [rows[:middle], rows[middle:]] if middle else [rows]
     height = 0.38 * max(len(half) + sum(row["first"] for row in half) for half in halves) + 1.0
-    figure, columns = new_figure(6.2 * len(halves), height, columns=len(halves), sharex=True)
+    figure, columns = new_figure(max(6.2 * len(halves), 8.0), max(height, 2.8), columns=len(halves), sharex=True)
     largest = max((abs(row["difference"]) for row in rows if row["difference"] is not None), default=0.0)
-    note = "; logarithmic beyond 2" if largest > 10 else ""
+    note = ";\nlogarithmic beyond 2" if largest > 10 else ""
     for axes, half in zip(columns, halves, strict=True):
         _draw_comparisons(axes, half)
         if note:
@@ -237,11 +237,9 @@ def _draw_comparisons(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             low, high = (row["difference"], row["difference"]) if row["low"] is None else (row["low"], row["high"])
             error = [[row["difference"] - low], [high - row["difference"]]]
             axes.errorbar(row["difference"], y, xerr=error, fmt="o", color=colour, markersize=9)
-        if row["diverged"]:
-            told = f"{row['diverged']} of {row['runs']} diverged"
-            axes.annotate(told, (1, y), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=12)
     axes.axvline(0, color="black", linewidth=1.4)
-    axes.set_yticks(ticks, [row["label"] for row in rows])
+    told = (f"\n{row['diverged']} of {row['runs']} diverged" if row["diverged"] else "" for row in rows)
+    axes.set_yticks(ticks, [row["label"] + note for row, note in zip(rows, told, strict=True)])
     axes.set_ylim(y + 0.7, -1.3)
     axes.grid(axis="y", visible=False)
 

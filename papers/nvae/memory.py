@@ -8,7 +8,6 @@ step, and the distance of the gradients from the first.
 import argparse
 import multiprocessing
 import os
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -104,11 +103,18 @@ def peak_bytes(settings: Settings, smoke: bool) -> int:
 
 
 def _peak_of_fresh_process(settings: Settings, smoke: bool) -> int:
-    # Glibc would keep freed blocks in its own lists and blur the peak: large blocks go straight back to the system.
     step = Step(settings, smoke)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step.step()  # what is made once, such as the kernels' own buffers, does not count
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts again from the present size
+    before = _status_bytes("VmRSS")
     step.step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(name: str) -> int:
+    """A size from the process's status page (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:"))) * 1024
 
 
 def layer_bytes(fused: bool, shape: tuple[int, int, int, int] = (32, 32, 16, 16)) -> int:
@@ -154,7 +160,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The memory table of BN+Swish.")
     parser.add_argument("--preset", required=True, help="block of papers/nvae/params.yaml")
     preset = parser.parse_args().preset
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # for the fresh processes, see above
+    # For the fresh processes: the C library would keep freed blocks and blur the peak; these go back to the system.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     origin = provenance.begin("memory", preset, None, Path(__file__))
     metrics = measure(nvae_settings.load(preset), smoke=preset == "smoke")
     write_metrics(runs("nvae", preset) / "memory" / "metrics.json", metrics)

@@ -26,7 +26,7 @@ from shared.statistics import mean, paired_differences, student_interval
 
 #: The comparisons by question: label, arm, and the arm it is compared with.
 QUESTIONS: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "depth": (("one group", "one_group", "base"), ("three times as many groups", "deep", "base")),
+    "depth": (("one group", "one_group", "base"), ("twice as many groups", "deep", "base")),
     "stability": (
         ("absolute posterior", "absolute", "base"),
         ("no spectral penalty", "no_spectral", "base"),
@@ -42,6 +42,7 @@ QUESTIONS: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "cells": (
         ("no squeeze-and-excitation", "no_squeeze_excite", "base"),
+        ("branches scaled by 0.1", "residual_tenth", "base"),
         ("separable decoder", "decoder_separable", "base"),
         ("separable encoder", "encoder_separable", "base"),
         ("separable on both sides", "both_separable", "base"),

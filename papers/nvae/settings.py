@@ -12,6 +12,7 @@ from shared.settings import Settings as Base
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Decay = Annotated[float, Meta(ge=0, lt=1)]
 Rate = Annotated[float, Meta(gt=0)]
 Weight = Annotated[float, Meta(ge=0)]
 Cell = Literal["regular", "separable"]
@@ -35,8 +36,7 @@ class Settings(Base):
     batch_size: Positive  # images a step, over all processes
     steps: Positive  # optimiser steps of the main model
     learning_rate: Rate
-    importance_samples: Positive  # samples an image for the test likelihood
-    beta2: Fraction = 0.999  # decay of Adamax's running maximum of the gradient
+    beta2: Decay = 0.999  # decay of Adamax's running maximum of the gradient
     fold: Literal[1, 2] = 1  # 2: the networks see each 2 x 2 block of pixels as channels of one (paper: 1)
 
     # Architecture (section 3 of the paper).
@@ -46,6 +46,7 @@ class Settings(Base):
     expansion: Positive = 6  # of the separable cells; half of it in post-processing
     normalisation: Literal["bn_swish", "bn_elu", "wn_elu"] = "bn_swish"
     latent_channels: Positive = 20  # feature maps of each latent group
+    residual_scale: Rate = 0.1  # of the branch of every residual cell
     squeeze_excite: bool = True
     residual_posterior: bool = True
     mixture_components: Positive = 10
@@ -61,12 +62,21 @@ class Settings(Base):
     learning_rate_warmup: Fraction = 0.0125  # share of the steps (paper: 5 of 400 epochs)
     weight_decay: Weight = 3e-4
     adamax_epsilon: Rate = 1e-3
-    averaging: Fraction = 0.0  # decay of an exponential average of the weights used for evaluation; 0: none (paper)
+    averaging: Decay = 0.0  # decay of an exponential average of the weights used for evaluation; 0: none (paper)
+
+    # Evaluation.
+    importance_samples: Positive = 200  # samples an image for the test likelihood (paper: 1000)
 
     # How it is computed; none of these changes the mathematics.
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     bn_swish: Literal["fused", "separate", "naive"] = "fused"
     checkpoint_cells: bool = False
+
+    def __post_init__(self) -> None:
+        if self.channels % 2:
+            raise ValueError("`channels` must be even: a halving of the resolution takes a quarter from each offset")
+        if self.image_side and self.data != "mnist":
+            raise ValueError("`image_side` pools MNIST only; leave it 0 for other data")
 
     @property
     def groups_per_scale(self) -> tuple[int, ...]:

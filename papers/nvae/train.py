@@ -60,7 +60,6 @@ def run(settings: Settings, preset: str, seed: int) -> None:
             place = runs("nvae", preset) / "provenance" / f"train-seed{seed}.json"
             origin.finish(place, record.interruptions, record.earlier_seconds)
             folder.discard()
-    stop_processes()
 
 
 def main() -> None:
@@ -69,7 +68,10 @@ def main() -> None:
     settings = nvae_settings.load(options.preset)
     print(msgspec.json.format(msgspec.json.encode(settings)).decode(), file=sys.stderr)
     if not options.dry_run:
-        run(settings, options.preset, options.seed)
+        try:
+            run(settings, options.preset, options.seed)
+        finally:
+            stop_processes()
 
 
 if __name__ == "__main__":

@@ -177,6 +177,8 @@ class Numbers:
             self._summary(metric, each, preset)
         arms = self._measurement(preset).metrics[metric]
         common = paired_differences(arms[arm], arms[other])
+        if ratio and not all(arms[other][key] for key in common):
+            return "not defined (division by 0)"
         values = [arms[arm][key] / arms[other][key] for key in common] if ratio else list(common.values())
         if not values:
             raise UserError(f"{metric}[{arm}] and {metric}[{other}] have no seed in common")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from shared.data.batches import seed_step
 from shared.training.checkpoint import StateFolder
-from shared.training.distributed import average_gradients, rank, world_size
+from shared.training.distributed import all_reduce_mean, average_gradients, rank, world_size
 
 
 class Stateful(Protocol):
@@ -93,7 +93,7 @@ def fit(
     Args:
         step: does everything of step k and returns scalars; random numbers in it are seeded by (seed, k).
         state: what must be saved and restored to go on; names are the keys in the file.
-        guard: name of the scalar to watch and its bound; not finite or above it raises `Divergence`.
+        guard: name of a scalar and its bound; above it, or with any scalar not finite, `Divergence` is raised.
         record_every: each row of the record is the mean over so many steps.
         check_every: steps between looks at the guard (looking forces a device to finish its work).
         save_seconds: seconds between saves; they have no influence on the result.
@@ -107,7 +107,7 @@ def fit(
     progress = tqdm(range(start, steps), desc=label, initial=start, total=steps, disable=rank() > 0, mininterval=2.0)
     for k in progress:
         seed_step(seed, k)
-        row = step(k)
+        row = _over_processes(step(k))
         if (k + 1) % check_every == 0 or k + 1 == steps:
             _check(k, guard, row)
         for name, value in row.items():
@@ -125,9 +125,20 @@ def fit(
 
 
 def _check(k: int, guard: tuple[str, float], row: Mapping[str, Tensor | float]) -> None:
-    value = float(row[guard[0]])
-    if not value <= guard[1]:
-        raise Divergence(k, guard[0], value, guard[1])
+    """The guarded scalar must keep its bound, and every scalar must be finite: a spoiled state is never saved."""
+    name, bound = guard
+    for each in (name, *row):
+        value = float(row[each])
+        if not math.isfinite(value) or (each == name and value > bound):
+            raise Divergence(k, each, value, bound)
+
+
+def _over_processes(row: Mapping[str, Tensor | float]) -> Mapping[str, Tensor | float]:
+    """The means over the processes, so that all of them record and judge the same numbers."""
+    if world_size() == 1:
+        return row
+    values = torch.stack([torch.as_tensor(value, dtype=torch.float32) for value in row.values()])
+    return dict(zip(row, all_reduce_mean(values).unbind(), strict=True))
 
 
 def _close_row(record: Record, sums: dict[str, Any], step: int, count: int) -> None:
