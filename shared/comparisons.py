@@ -102,7 +102,7 @@ def _judge_one(comparison: Comparison, metrics: Metrics, spread_over: str) -> Ju
     else:
         why = f"{told}, an exact number"
     if tolerance is None:
-        return Judgement(_side(interval, relation), ours, interval, len(used), over, why)
+        return Judgement(_side(interval, relation, exact=not seeded), ours, interval, len(used), over, why)
     why += f"; the claim asks |x| {relation} {bound:.4g}"
     return Judgement(_within(interval, relation, bound), ours, interval, len(used), over, why)
 
@@ -158,13 +158,13 @@ def _combined_error(
     return math.sqrt(total)
 
 
-def _side(interval: Interval, relation: str) -> Verdict:
-    """Which side of zero the interval lies on; a single point decides by itself."""
+def _side(interval: Interval, relation: str, exact: bool) -> Verdict:
+    """Which side of zero the interval lies on; an exact number decides by itself, runs that never differ do not."""
     holds = _HOLDS[relation]
-    if interval.low == interval.high:
-        return "reproduced" if holds(interval.low, 0.0) else "not reproduced"
     if holds(interval.low, 0.0) and holds(interval.high, 0.0):
         return "reproduced"
+    if exact:
+        return "not reproduced"
     return "inconclusive" if interval.low <= 0.0 <= interval.high else "not reproduced"
 
 

@@ -1,7 +1,7 @@
 """The state of a run: named by its ingredients, held by one process, written whole, never unpickled."""
 
+import io
 import multiprocessing
-import pickle
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -101,7 +101,14 @@ class Malicious:
         return exec, ("raise SystemExit('code in a state file was run')",)
 
 
-@pytest.mark.parametrize("content", [b"", b"half a state", pickle.dumps(Malicious())])
+def with_code() -> bytes:
+    """A file that would run code if it were unpickled."""
+    buffer = io.BytesIO()
+    torch.save(Malicious(), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"half a state", with_code()])
 def test_damaged_state_is_one_line(tmp_path: Path, content: bytes) -> None:
     with StateFolder("run", "key", tmp_path) as folder:
         folder.file.write_bytes(content)

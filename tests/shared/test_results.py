@@ -1,7 +1,6 @@
 """Weights, curves and metrics survive the way to disk and back; damage is told in one line."""
 
 import json
-import pickle
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ def test_bad_weights_are_refused_in_one_line(tmp_path: Path) -> None:
     save_weights(good, network())
     save_weights(other, network(4))
     cut.write_bytes(good.read_bytes()[:500])
-    code.write_bytes(pickle.dumps(Malicious()))
+    torch.save(Malicious(), code)
     for path in (tmp_path / "missing.pt", other, cut, code):
         with pytest.raises(UserError, match=r"cannot load weights from .*run the train stage again") as caught:
             load_weights(path, network())
