@@ -5,6 +5,7 @@ measure (an arm, the memory table) is left out. `python -m shared.report.publish
 """
 
 import argparse
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ RIVALS: tuple[tuple[str, float | None, float | None], ...] = (
 )
 READ_IN_THE_PAPER = {("NVAE with flows", 2.91)}
 MNIST_OF_PAPER, CIFAR10_OF_PAPER = 78.01, 2.91
+#: Share of the steps over which the KL coefficient rises, in every arm that warms up.
+WARMUP_SHARE = 0.3
 
 
 def read_pictures(path: Path) -> Pictures:
@@ -121,12 +124,30 @@ def derive(metrics: Metrics, run: Path, curves: Curves, binary: bool) -> None:
         put(metrics, "train_bound_nats", "main", seed, told["bound_nats"])
         for name in ("parameters", "steps"):
             put(metrics, name, "main", "exact", told[name])
+    derive_stability(metrics, curves)
     for arm, seeds in curves.items():
         rows = next((rows for rows in seeds.values() if rows), None)
         if rows is not None:
             put(metrics, "groups", arm, "exact", figures.group_count(rows))
             if arm != "main":
                 put(metrics, "steps", arm, "exact", int(rows[-1]["step"]))
+
+
+def derive_stability(metrics: Metrics, curves: Curves) -> None:
+    """How calm each run was once its KL warm-up had ended: the first steps only tell of the initialisation.
+
+    From the rows of the record, means over 50 steps: the largest KL in nats, and the largest gradient norm as a
+    multiple of the median one, so that networks of different size can be compared.
+    """
+    for arm, seeds in curves.items():
+        for seed, rows in seeds.items():
+            late = [row for row in rows if row["step"] > WARMUP_SHARE * rows[-1]["step"]]
+            if not late:
+                continue
+            norms = [row["gradient_norm"] for row in late]
+            kls = [sum(value for name, value in row.items() if name.startswith("kl_nats_")) for row in late]
+            put(metrics, "late_largest_kl_nats", arm, seed, max(kls))
+            put(metrics, "late_gradient_peak_ratio", arm, seed, max(norms) / statistics.median(norms))
 
 
 def comparison(metrics: Metrics, label: str, arm: str, against: str) -> dict[str, Any]:

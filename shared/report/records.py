@@ -31,7 +31,7 @@ class Headline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Benchmark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One speed or size against its plain baseline, from the same run; ratio > 1 means better than the baseline."""
+    """One speed or size against its plain baseline, from the same run: `ratio` is ours over the baseline's."""
 
     name: str
     ours: float
