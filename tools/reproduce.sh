@@ -12,6 +12,10 @@ sets=$(python -m shared.pipelines data "$paper")
 # Word splitting is meant: one argument a set.
 [[ -z $sets ]] || python -m shared.data.fetch $sets
 
+[[ $preset != *_cifar10 ]] || {
+    echo "error: the preset $preset runs stage by stage: make data ONLY=cifar10, then docs/scale-out.md, section 3" >&2
+    exit 1
+}
 if [[ -z $preset ]]; then
     dvc repro "papers/$paper"
 else

@@ -21,7 +21,7 @@ PATH=:$PATH: PATH=${PATH//:$PWD\/$venv\/bin:/:} PATH=${PATH#:} PATH=${PATH%:}
 # The interpreter. It is run, not only looked up: a version manager may hold a name that leads nowhere.
 python=${1:-}
 if [[ -z $python ]]; then
-    for python in python3.11 python3 python; do
+    for python in python3.11 python3 python /usr/bin/python3.11; do
         [[ $("$python" -c 'import sys; print(*sys.version_info[:2])' 2>/dev/null) == "3 11" ]] && break
         python=
     done
