@@ -131,7 +131,9 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         running = (self.running_mean, self.running_var)
-        if not self.training or (world_size() == 1 and not self.swish):
+        # A compiler fuses the two by itself and decides anew what to keep, so it gets the plain operations.
+        plain = not self.swish or torch.compiler.is_compiling()
+        if not self.training or (world_size() == 1 and plain):
             y = F.batch_norm(x, *running, self.weight, self.bias, self.training, self.momentum, self.eps)
             return F.silu(y) if self.swish else y
         y = _BatchNorm.apply(  # type: ignore[no-untyped-call]

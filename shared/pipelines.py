@@ -1,9 +1,5 @@
-"""What the DVC pipelines of this checkout say, as DVC itself reads them (matrices and templates resolved).
+"""What the DVC pipelines of this checkout say, as DVC itself reads them (matrices and templates resolved)."""
 
-python -m shared.pipelines data nvae      # the data sets of a paper, for `make reproduce`
-"""
-
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,16 +80,3 @@ def data_sets(name: str, root: Path = paths.ROOT) -> tuple[str, ...]:
     manifests = root / "shared" / "data" / "manifests"
     found = {path.stem for stage in of_paper(name, root) for path in stage.dependencies if path.parent == manifests}
     return tuple(sorted(found))
-
-
-def main() -> None:
-    """Print the data sets of the paper named on the command line, separated by blanks."""
-    match sys.argv[1:]:
-        case ["data", name]:
-            print(*data_sets(name))
-        case _:
-            raise errors.UserError("usage: python -m shared.pipelines data PAPER")
-
-
-if __name__ == "__main__":
-    errors.run(main)

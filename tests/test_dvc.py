@@ -1,7 +1,7 @@
 """`dvc repro papers/<name>` works under that name, and the committed results belong to the committed code."""
 
 import configparser
-import time
+import resource
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,10 @@ from tests import checkout
 
 every_paper = pytest.mark.parametrize("name", checkout.PAPERS)
 UP_TO_DATE = "Data and pipelines are up to date."
-MOST_SECONDS_OF_A_RUN_WITHOUT_WORK = 20
+#: To find nothing to do may take 3 s on two idle cores. DVC works on one of them, so the limit is one of processor
+#: time: wall-clock time would measure the neighbours, which here is another test on the second core.
+#: A command that only waits, such as for a lock, is ended by the time limit of `checkout.run`.
+MOST_PROCESSOR_SECONDS_WITHOUT_WORK = 3
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +45,35 @@ def test_the_folder_is_the_name_of_the_pipeline(name: str, clone: Path) -> None:
 @every_paper
 def test_results_belong_to_the_code(name: str, clone: Path) -> None:
     """In a clone without data nothing is left to do: the locks hold the hashes of code, parameters and results."""
-    start = time.monotonic()
     output = checkout.run(clone, "dvc", "repro", "--dry", "--allow-missing", f"papers/{name}").stdout
-    seconds = time.monotonic() - start
     stale = [line for line in output.splitlines() if line.startswith("Running stage")]
     assert not stale, f"changed since its results were made: {stale}; run `dvc repro papers/{name}` and commit"
     assert UP_TO_DATE in output
-    assert seconds < MOST_SECONDS_OF_A_RUN_WITHOUT_WORK
+
+
+@every_paper
+def test_nothing_to_do_takes_no_time(name: str, clone: Path) -> None:
+    """The better of two runs: the first reads DVC and the files for the first time, and any one can be disturbed."""
+    runs = [timed(clone, "dvc", "repro", "--dry", "--allow-missing", f"papers/{name}") for _ in range(2)]
+    if UP_TO_DATE not in runs[0][1]:
+        pytest.skip("there is something to do: test_results_belong_to_the_code says what")
+    seconds = min(runs)[0]
+    assert seconds < MOST_PROCESSOR_SECONDS_WITHOUT_WORK, f"{seconds:.1f} s of one core to find nothing to do"
+
+
+def timed(folder: Path, *command: str) -> tuple[float, str]:
+    """Processor seconds of a command with all its children, and what it printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    output = checkout.run(folder, *command, check=False).stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, output
+
+
+def test_processor_time_is_that_of_the_command(tmp_path: Path) -> None:
+    """The clock of the test above: work counts, waiting does not."""
+    busy, _ = timed(tmp_path, "python", "-c", "import time\nwhile time.process_time() < 1: pass")
+    idle, _ = timed(tmp_path, "python", "-c", "import time; time.sleep(1)")
+    assert busy > 0.9 > idle
 
 
 @every_paper

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetch a paper's data sets, run its pipeline, name its report.
+# Fetch the data sets that a paper's preset needs, run its pipeline, name its report.
 # Usage: tools/reproduce.sh PAPER [PRESET]      (called by `make reproduce`, which has made .venv and checked the name)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,14 +8,10 @@ paper=$1 preset=${2:-}
 # DVC starts stages as `python -m ...`: that has to be the environment's Python.
 export PATH=$PWD/.venv/bin:$PATH DVC_NO_ANALYTICS=1
 
-sets=$(python -m shared.pipelines data "$paper")
+sets=$(python -m shared.data.needed "$paper" ${preset:+"$preset"})
 # Word splitting is meant: one argument a set.
 [[ -z $sets ]] || python -m shared.data.fetch $sets
 
-[[ $preset != *_cifar10 ]] || {
-    echo "error: the preset $preset runs stage by stage: make data ONLY=cifar10, then docs/scale-out.md, section 3" >&2
-    exit 1
-}
 if [[ -z $preset ]]; then
     dvc repro "papers/$paper"
 else

@@ -5,6 +5,7 @@ parallel processes of one thread each, which for networks this small does more w
 """
 
 import argparse
+import math
 import multiprocessing
 import os
 import statistics
@@ -32,6 +33,8 @@ from shared.training.loop import Divergence, Record
 #: Importance samples for the comparisons; fewer than for the main model, equal for all arms.
 SAMPLES = 16
 TEST_IMAGES = 2_000
+#: Counts that follow from the settings alone.
+DETERMINISTIC = {"saved_bytes", "parameters"}
 
 
 def arm_settings(preset: str, arm: str, path: Path = PARAMS) -> Settings:
@@ -43,19 +46,21 @@ def arm_settings(preset: str, arm: str, path: Path = PARAMS) -> Settings:
     document = read_yaml(path)
     if arm not in document["arms"]:
         raise UserError(f"{path}: no arm named {arm!r}; there are: {', '.join(document['arms'])}")
-    small: dict[str, Any] = dict(document["ablation"])
-    small["steps"] = min(small["steps"], nvae_settings.load(preset, path).steps)
-    return nvae_settings.load(preset, path, **{**small, **document["arms"][arm]})
+    changes: dict[str, Any] = {**document["ablation"], **document["arms"][arm]}
+    changes["steps"] = min(changes["steps"], nvae_settings.load(preset, path).steps)
+    return nvae_settings.load(preset, path, **changes)
 
 
 def measure(trainer: Trainer, images: Images, record: Record) -> dict[str, float]:
-    """One finished run: test likelihood, its terms, latent use, and the largest gradient and KL on the way."""
+    """One finished run: test likelihood, its terms, latent use, and the largest gradient and KL of any step."""
     model, settings_ = trainer.evaluated(), trainer.settings
     result = likelihood(model, images.test[:TEST_IMAGES], settings_, images.side, SAMPLES)
     groups = range(result.kl_nats.shape[1])
     model.train()
     kept = saved_bytes(lambda: trainer.terms(0).loss)
     late = record.rows[-max(len(record.rows) // 10, 1) :]
+    with torch.no_grad():
+        spectral_norm_sum = trainer.spectral().item()
     return {
         "nll_nats": result.nll_nats.mean().item(),
         "bound_nats": result.bound_nats.mean().item(),
@@ -63,12 +68,31 @@ def measure(trainer: Trainer, images: Images, record: Record) -> dict[str, float
         "train_kl_nats": statistics.mean(sum(row[f"kl_nats_{i}"] for i in groups) for row in late),
         "train_bound_nats": statistics.mean(row["bound_nats"] for row in late),
         "active_groups": float((result.kl_nats.mean(0) > 0.1).sum()),
-        "largest_kl_nats": max(sum(row[f"kl_nats_{i}"] for i in groups) for row in record.rows),
-        "largest_gradient_norm": max(row["gradient_norm"] for row in record.rows),
+        "largest_kl_nats": max(row["largest_kl_nats"] for row in record.rows),
+        "largest_gradient_norm": max(row["largest_gradient_norm"] for row in record.rows),
         "saved_bytes": float(kept),
-        "spectral_norm_sum": float(trainer.spectral()),
-        "diverged": 0.0,
+        "spectral_norm_sum": spectral_norm_sum,
     }
+
+
+def outcome(trainer: Trainer, images: Images, folder: StateFolder, label: str) -> tuple[dict[str, float], Record]:
+    """Numbers and record of one run, from its beginning or its saved state.
+
+    A run that ends with a measurement that is not finite has diverged too, after its last step. Of a diverged run
+    there are no numbers but that it diverged and when; its record goes as far as the run went.
+    """
+    parameters = float(sum(p.numel() for p in trainer.model.parameters()))
+    try:
+        record = train(trainer, folder, label)
+    except Divergence as error:
+        print(f"{label} {error}")
+        return {"parameters": parameters, "diverged": 1.0, "diverged_step": float(error.step)}, error.record
+    numbers = measure(trainer, images, record)
+    unfit = [name for name, value in numbers.items() if not math.isfinite(value)]
+    if unfit:
+        print(f"{label} diverged: after its last step {', '.join(unfit)} is not finite")
+        return {"parameters": parameters, "diverged": 1.0, "diverged_step": float(trainer.steps)}, record
+    return {**numbers, "parameters": parameters, "diverged": 0.0}, record
 
 
 def one_seed(settings: Settings, preset: str, arm: str, seed: int) -> dict[str, Any]:
@@ -85,12 +109,7 @@ def one_seed(settings: Settings, preset: str, arm: str, seed: int) -> dict[str, 
         finished = folder.folder / "result.json"
         if not finished.exists():
             trainer = Trainer(settings, images, seed, settings.steps, device)
-            try:
-                record = train(trainer, folder, f"{arm} seed {seed}")
-                numbers = measure(trainer, images, record)
-            except Divergence as error:
-                print(f"{arm} seed {seed} {error}")
-                numbers, record = {"diverged": 1.0, "diverged_step": float(error.step)}, Record()
+            numbers, record = outcome(trainer, images, folder, f"{arm} seed {seed}")
             write_json(finished, {"numbers": numbers, "rows": record.rows, "interruptions": record.interruptions})
         result: dict[str, Any] = read_json(finished)
         return {**result, "folder": str(folder.folder)}
@@ -107,12 +126,19 @@ def all_seeds(settings: Settings, preset: str, arm: str, seeds: list[int]) -> li
 
 
 def write(folder: Path, arm: str, seeds: list[int], results: list[dict[str, Any]]) -> None:
-    """The arm's numbers as metric -> arm -> seed -> value, and one curve a seed."""
+    """The arm's numbers as metric -> arm -> seed -> value, and one curve a seed.
+
+    What does not depend on the seed is one exact number, not a sample without spread.
+    """
     metrics: Metrics = {}
     for seed, result in zip(seeds, results, strict=True):
         for name, value in result["numbers"].items():
             put(metrics, name, arm, f"seed{seed}", value)
         write_rows(folder / f"curve-seed{seed}.csv", result["rows"])
+    for name in DETERMINISTIC & metrics.keys():
+        values = set(metrics[name][arm].values())
+        if len(values) == 1:
+            metrics[name][arm] = {"exact": values.pop()}
     write_metrics(folder / "metrics.json", metrics)
 
 

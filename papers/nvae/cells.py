@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from papers.nvae.settings import Settings
 from shared.bn_swish import BatchNorm, BatchNormSwish
 from shared.layers import SqueezeExcite, WeightNormConv2d
+from shared.upsampling import Bilinear, Nearest
 
 Resample = Literal["same", "down", "up"]
 
@@ -65,22 +66,19 @@ class FactorisedReduce(nn.Module):
         return torch.cat([q(x[:, :, i::2, j::2]) for q, (i, j) in zip(self.quarters, offsets, strict=True)], dim=1)
 
 
-class Upsample(nn.Module):
-    """Double the resolution bilinearly, then mix channels by a 1x1 convolution."""
+def upsample(c_in: int, c_out: int, side: int, settings: Settings) -> nn.Sequential:
+    """Mix channels by a 1x1 convolution and double the resolution of maps of `side` bilinearly.
 
-    def __init__(self, c_in: int, c_out: int, settings: Settings) -> None:
-        super().__init__()
-        self.conv = conv(c_in, c_out, 1, settings)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))  # type: ignore[no-any-return]
+    The paper interpolates first. The two commute, and this way the convolution sees a quarter of the pixels.
+    """
+    return nn.Sequential(conv(c_in, c_out, 1, settings), Bilinear(side))
 
 
-def skip_path(c_in: int, c_out: int, resample: Resample, settings: Settings) -> nn.Module:
+def skip_path(c_in: int, c_out: int, resample: Resample, side: int, settings: Settings) -> nn.Module:
     """What is added to a cell's branch: the input itself, halved or doubled in resolution."""
     if resample == "down":
         return FactorisedReduce(c_in, c_out, settings)
-    return Upsample(c_in, c_out, settings) if resample == "up" else nn.Identity()
+    return upsample(c_in, c_out, side, settings) if resample == "up" else nn.Identity()
 
 
 def regular_branch(c_in: int, c_out: int, resample: Resample, settings: Settings) -> nn.Sequential:
@@ -88,7 +86,7 @@ def regular_branch(c_in: int, c_out: int, resample: Resample, settings: Settings
     stride = 2 if resample == "down" else 1
     return nn.Sequential(
         activation(c_in, settings),
-        nn.Upsample(scale_factor=2) if resample == "up" else nn.Identity(),
+        Nearest() if resample == "up" else nn.Identity(),
         conv_before_norm(c_in, c_out, 3, settings, stride),
         activation(c_out, settings),
         conv(c_out, c_out, 3, settings),
@@ -99,7 +97,7 @@ def separable_branch(c_in: int, c_out: int, resample: Resample, expansion: int, 
     """BN, 1x1 to `expansion` times the channels, 5x5 depthwise, 1x1 back, BN (figure 3a)."""
     wide = expansion * c_in
     return nn.Sequential(
-        nn.Upsample(scale_factor=2) if resample == "up" else nn.Identity(),
+        Nearest() if resample == "up" else nn.Identity(),
         norm(c_in, settings),
         conv_before_norm(c_in, wide, 1, settings),
         activation(wide, settings),
@@ -111,13 +109,16 @@ def separable_branch(c_in: int, c_out: int, resample: Resample, expansion: int, 
 
 
 class Cell(nn.Module):
-    """`skip(x) + scale * squeeze_excite(branch(x))`; `kind` and `expansion` choose the branch, `resample` the size."""
+    """`skip(x) + scale * squeeze_excite(branch(x))`; `kind` and `expansion` choose the branch, `resample` the size.
+
+    A cell that doubles the resolution must know the `side` of its input.
+    """
 
     def __init__(
-        self, c_in: int, c_out: int, resample: Resample, kind: str, expansion: int, settings: Settings
+        self, c_in: int, c_out: int, resample: Resample, kind: str, expansion: int, settings: Settings, side: int = 0
     ) -> None:
         super().__init__()
-        self.skip = skip_path(c_in, c_out, resample, settings)
+        self.skip = skip_path(c_in, c_out, resample, side, settings)
         if kind == "regular":
             self.branch = regular_branch(c_in, c_out, resample, settings)
         else:
@@ -145,11 +146,11 @@ def encoder_cell(c_in: int, c_out: int, resample: Resample, settings: Settings) 
     return Cell(c_in, c_out, resample, settings.encoder_cell, settings.expansion, settings)
 
 
-def decoder_cell(c_in: int, c_out: int, resample: Resample, settings: Settings) -> Cell:
-    """A cell of the top-down network."""
-    return Cell(c_in, c_out, resample, settings.decoder_cell, settings.expansion, settings)
+def decoder_cell(c_in: int, c_out: int, resample: Resample, settings: Settings, side: int = 0) -> Cell:
+    """A cell of the top-down network; `side` is that of its input, for `up`."""
+    return Cell(c_in, c_out, resample, settings.decoder_cell, settings.expansion, settings, side)
 
 
-def post_cell(c_in: int, c_out: int, resample: Resample, settings: Settings) -> Cell:
+def post_cell(c_in: int, c_out: int, resample: Resample, settings: Settings, side: int = 0) -> Cell:
     """A cell after the last latent group: as the decoder's, at half its expansion."""
-    return Cell(c_in, c_out, resample, settings.decoder_cell, max(settings.expansion // 2, 1), settings)
+    return Cell(c_in, c_out, resample, settings.decoder_cell, max(settings.expansion // 2, 1), settings, side)

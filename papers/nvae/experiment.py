@@ -19,8 +19,10 @@ from shared.paths import DATA
 from shared.provenance import code_sha256
 from shared.spectral import SpectralPenalty
 from shared.training.checkpoint import digest
+from shared.training.compiled import compiled
 from shared.training.device import autocast, digest_of_device
 from shared.training.distributed import uniform_like, world_size
+from shared.training.flat import flatten
 from shared.training.loop import Record, StateFolder, fit, gradient_step, parameters_average
 from shared.training.schedules import cosine_with_warmup
 
@@ -70,9 +72,16 @@ def observe(pixels: Tensor, settings: Settings, side: int) -> tuple[Tensor, Tens
 
 
 class Trainer:
-    """The pieces of one training run: model, optimiser, penalties, and `step(k)` for the shared loop."""
+    """The pieces of one training run: model, optimiser, penalties, and `step(k)` for the shared loop.
 
-    def __init__(self, settings: Settings, images: Images, seed: int, steps: int, device: torch.device) -> None:
+    Args:
+        steps: length of the run, on which the schedules depend.
+        fast: compile the model (see `shared.training.compiled`).
+    """
+
+    def __init__(
+        self, settings: Settings, images: Images, seed: int, steps: int, device: torch.device, fast: bool = False
+    ) -> None:
         seed_step(seed, -1)
         self.settings, self.seed, self.steps, self.device = settings, seed, steps, device
         self.pixels, self.side = images.train.to(device), images.side
@@ -81,13 +90,13 @@ class Trainer:
         self.alpha = losses.group_weights(settings.groups_per_scale)
         self.spectral = SpectralPenalty(convolutions(self.model)).to(device)
         self.batch_norms = losses.batch_norms(self.model)
+        self.parts = compiled(self._parts) if fast else self._parts
         # eps 1e-3 and the coupled weight decay are the paper's; the default eps of 1e-8 is much less stable.
         self.optimizer = torch.optim.Adamax(
-            self.model.parameters(),
+            [flatten(self.model)],
             betas=(0.9, settings.beta2),
             eps=settings.adamax_epsilon,
             weight_decay=settings.weight_decay,
-            foreach=True,
         )
         self.average = parameters_average(self.model, settings.averaging) if settings.averaging else None
 
@@ -108,26 +117,34 @@ class Trainer:
             k, self.steps, s.learning_rate, s.learning_rate_final, round(s.learning_rate_warmup * self.steps)
         )
 
+    def _parts(self, x: Tensor, padded: Tensor, noise: list[Tensor]) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Reconstruction (B,) and KL of each group (B,), in nats, and the two regularisers before their weight."""
+        with autocast(self.device, self.settings.precision):
+            inference: Inference = self.model(padded, noise)
+        penalty = None
+        if self.settings.spectral_weight > 0:
+            penalty = self.spectral() + losses.batch_norm_penalty(self.batch_norms)
+        return losses.reconstruction_nats(inference.logits, x, self.settings), inference.kl_nats, penalty
+
     def terms(self, k: int) -> losses.Terms:
         """Forward pass and objective of step k."""
         s = self.settings
         index = batch_indices(len(self.pixels), s.batch_size, self.seed, k)
         x, padded = observe(self.pixels[index.to(self.device)], s, self.side)
-        with autocast(self.device, s.precision):
-            inference: Inference = self.model(padded)
+        # The first call of the penalty has ten times the power iterations: too much to compile for a single use.
+        parts = self.parts if self.spectral.started or s.spectral_weight == 0 else self._parts
+        reconstruction, kl_nats, penalty = parts(x, padded, self.model.noise(len(x)))
         beta = losses.kl_coefficient(k, self.steps, s.kl_warmup)
-        penalty = None
-        if s.spectral_weight > 0:
-            weight = losses.regularisation_weight(beta, s.spectral_weight, s.spectral_weight_initial)
-            penalty = weight * (self.spectral() + losses.batch_norm_penalty(self.batch_norms))
-        reconstruction = losses.reconstruction_nats(inference.logits, x, s)
-        return losses.objective(reconstruction, inference.kl_nats, beta, self.alpha, s.kl_balancing, penalty)
+        if penalty is not None:
+            penalty = losses.regularisation_weight(beta, s.spectral_weight, s.spectral_weight_initial) * penalty
+        return losses.objective(reconstruction, kl_nats, beta, self.alpha, s.kl_balancing, penalty)
 
     def step(self, k: int) -> dict[str, Tensor]:
         """One optimiser step; gives the row of the record."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(k)
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         terms = self.terms(k)
         gradient = gradient_step(terms.loss, self.optimizer)
         if self.average is not None:
@@ -138,12 +155,15 @@ class Trainer:
             "reconstruction_nats": terms.reconstruction_nats,
             "loss": terms.loss.detach(),
             "gradient_norm": gradient["gradient_norm"],
+            "kl_nats": terms.kl_nats.sum(),
             **kl,
         }
 
 
-def run_digest(settings: Settings, images: Images, seed: int, steps: int, script: Path, device: torch.device) -> str:
-    """The name of a run's state: code, settings, data, seed, device and processes."""
+def run_digest(
+    settings: Settings, images: Images, seed: int, steps: int, script: Path, device: torch.device, fast: bool = False
+) -> str:
+    """The name of a run's state: code, settings, data, seed, device, processes, and whether it is compiled."""
     data = hashlib.sha256()
     for pixels in (images.train, images.validation, images.test):  # test too: a finished arm keeps its measurement
         data.update(pixels.numpy().tobytes())
@@ -155,6 +175,7 @@ def run_digest(settings: Settings, images: Images, seed: int, steps: int, script
         steps=steps,
         device=digest_of_device(device),
         processes=world_size(),
+        compiled=fast,
     )
 
 
@@ -168,6 +189,7 @@ def train(trainer: Trainer, folder: StateFolder, label: str, save_seconds: float
         folder=folder,
         guard=("bound_nats", LOSS_BOUND),
         check_every=1 if trainer.device.type == "cpu" else 20,
+        largest=("gradient_norm", "kl_nats"),
         save_seconds=save_seconds,
         label=label,
     )
@@ -182,13 +204,20 @@ class Likelihood:
     kl_nats: Tensor  # (N, L), each group, coarsest first, first sample
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def likelihood(
-    model: NVAE, pixels: Tensor, settings: Settings, side: int, samples: int, batch: int = 250, seed: int = 0
+    model: NVAE,
+    pixels: Tensor,
+    settings: Settings,
+    side: int,
+    samples: int,
+    batch: int = 250,
+    seed: int = 0,
+    fast: bool = False,
 ) -> Likelihood:
     """Importance-weighted likelihood with running batch-norm statistics (section 4 of the paper: K = 1000).
 
-    The encoder runs once an image, the top-down pass `samples` times.
+    The encoder runs once an image, the top-down pass `samples` times; with `fast` that pass is compiled.
 
     Raises:
         ValueError: the model is in training mode, where batch statistics would leak between images.
@@ -196,20 +225,25 @@ def likelihood(
     if model.training:
         raise ValueError("the likelihood needs the model in evaluation mode")
     device = next(model.parameters()).device
+
+    def one_sample(x: Tensor, encoded: list[Tensor], noise: list[Tensor]) -> tuple[Tensor, Tensor]:
+        with autocast(device, settings.precision):
+            inference = model.infer(encoded, noise, log_ratio=True)
+        assert inference.log_ratio_nats is not None
+        log_weight = inference.log_ratio_nats - losses.reconstruction_nats(inference.logits, x, settings)
+        return log_weight, torch.stack(inference.kl_nats, dim=1)
+
+    run = compiled(one_sample) if fast else one_sample
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, len(pixels), batch):
         seed_step(seed, start)
         x, padded = observe(pixels[start : start + batch].to(device), settings, side)
         with autocast(device, settings.precision):
             encoded = model.encoder(padded)
-            log_weights, kl = [], torch.empty(0)
-            for k in range(samples):
-                inference = model.infer(encoded, log_ratio=True)
-                assert inference.log_ratio_nats is not None
-                log_weights.append(inference.log_ratio_nats - losses.reconstruction_nats(inference.logits, x, settings))
-                kl = torch.stack(inference.kl_nats, dim=1) if k == 0 else kl
+        log_weights, kls = zip(*(run(x, encoded, model.noise(len(x))) for _ in range(samples)), strict=True)
         stacked = torch.stack(log_weights)
-        parts.append((-stacked.mean(0).cpu(), losses.importance_weighted_nll_nats(stacked).cpu(), kl.cpu()))
+        nll = losses.importance_weighted_nll_nats(stacked)
+        parts.append((-stacked.mean(0).cpu(), nll.cpu(), kls[0].cpu()))
     bound, nll, kl = (torch.cat(column) for column in zip(*parts, strict=True))
     return Likelihood(bound, nll, kl)
 

@@ -58,20 +58,22 @@ def total_kl(row: Mapping[str, float]) -> float:
 
 
 def draw_curve(axes: Axes, seeds: Mapping[str, Rows], of: Any, label: str, **line: Any) -> None:
-    """One quantity over training, `of` a row; seeds without rows (diverged) are left out."""
+    """One quantity over training, `of` a row: mean and band; a run that diverged is a thin line that ends in a cross.
+
+    A run has diverged if it is shorter than the longest of its arm; seeds without rows are left out.
+    """
     runs = {seed: rows for seed, rows in seeds.items() if rows}
-    if runs:
-        length = min(len(rows) for rows in runs.values())
-        steps = [row["step"] for row in next(iter(runs.values()))[:length]]
-        marker = "o" if length == 1 else None
-        draw_seeds(
-            axes,
-            steps,
-            {s: [of(row) for row in rows[:length]] for s, rows in runs.items()},
-            label,
-            marker=marker,
-            **line,
-        )
+    if not runs:
+        return
+    last = max(rows[-1]["step"] for rows in runs.values())
+    whole_runs = {seed: rows for seed, rows in runs.items() if rows[-1]["step"] == last}
+    steps = [row["step"] for row in next(iter(whole_runs.values()))]
+    values = {seed: [of(row) for row in rows] for seed, rows in whole_runs.items()}
+    draw_seeds(axes, steps, values, label, marker="o" if len(steps) == 1 else None, **line)
+    colour = axes.lines[-1].get_color()
+    for rows in (rows for seed, rows in runs.items() if seed not in whole_runs):
+        told = {"color": colour, "linewidth": 1.0, "marker": "x", "markevery": [len(rows) - 1]}
+        axes.plot([row["step"] for row in rows], [of(row) for row in rows], **told)
 
 
 def training(folder: Path, curves: Curves) -> None:
@@ -245,7 +247,7 @@ def _draw_comparisons(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def stability(folder: Path, curves: Curves) -> None:
-    """Gradient norm of shallow and deep networks, and the KL with and without each remedy, over training."""
+    """Largest gradient norm of shallow and deep networks, largest KL with and without each remedy, over training."""
     figure, (left, right) = new_figure(12, 4.8, columns=2)
     gradient = {
         "base": "base",
@@ -256,11 +258,11 @@ def stability(folder: Path, curves: Curves) -> None:
     }
     kl = {"base": "base", "absolute": "absolute posterior", "no_balancing": "no balancing", "no_warmup": "no warm-up"}
     for arm, label in gradient.items():
-        draw_curve(left, curves.get(arm, {}), lambda row: row["gradient_norm"], label)
+        draw_curve(left, curves.get(arm, {}), lambda row: row["largest_gradient_norm"], label)
     for arm, label in kl.items():
-        draw_curve(right, curves.get(arm, {}), total_kl, label)
-    left.set_ylabel("norm of the gradient")
-    right.set_ylabel("KL of all groups (nats)")
+        draw_curve(right, curves.get(arm, {}), lambda row: row["largest_kl_nats"], label)
+    left.set_ylabel("largest gradient norm of 50 steps")
+    right.set_ylabel("largest KL of 50 steps (nats)")
     for axes in (left, right):
         plain_log(axes)
         axes.set_xlabel("optimiser step")

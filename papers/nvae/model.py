@@ -66,15 +66,18 @@ class Encoder(nn.Module):
 
 
 class Group(nn.Module):
-    """One latent group of the top-down path: decoder cells, prior, posterior, and the mixing-in of the latent."""
+    """One latent group of the top-down path: decoder cells, prior, posterior, and the mixing-in of the latent.
 
-    def __init__(self, settings: Settings, c_in: int, c: int, first: bool, up: bool) -> None:
+    With `up` it begins a finer scale: its input has half the `side` of its latents.
+    """
+
+    def __init__(self, settings: Settings, c_in: int, c: int, side: int, first: bool, up: bool) -> None:
         super().__init__()
         z = settings.latent_channels
         self.residual = settings.residual_posterior
         self.cells = nn.Sequential()
         if up:
-            self.cells.append(decoder_cell(c_in, c, "up", settings))
+            self.cells.append(decoder_cell(c_in, c, "up", settings, side // 2))
         if not first:
             self.cells.extend(decoder_cell(c, c, "same", settings) for _ in range(settings.cells_per_group[1]))
             self.prior_head = nn.Sequential(nn.ELU(), conv(c, 2 * z, 1, settings))
@@ -132,20 +135,22 @@ class NVAE(nn.Module):
         self.encoder = Encoder(settings, image_channels)
         c = settings.channels * 2**halvings
         side >>= halvings
+        self.latent_shapes: list[tuple[int, int, int]] = []  # of each group, coarsest first
         self.single = self.encoder.single
         self.start = nn.Parameter(torch.rand(1, c, side, side))
         self.groups = nn.ModuleList()
         for scale, count in enumerate(reversed(per_scale)):  # coarsest first
+            self.latent_shapes += [(settings.latent_channels, side, side)] * count
             for index in range(count):
                 up = scale > 0 and index == 0
-                self.groups.append(Group(settings, 2 * c if up else c, c, first=len(self.groups) == 0, up=up))
-            c //= 2
-        c *= 2
+                self.groups.append(Group(settings, 2 * c if up else c, c, side, first=len(self.groups) == 0, up=up))
+            c, side = c // 2, 2 * side
+        c, side = 2 * c, side // 2
         self.post = nn.Sequential()
         for _ in range(settings.pre_post[0]):
-            self.post.append(post_cell(c, c // 2, "up", settings))
+            self.post.append(post_cell(c, c // 2, "up", settings, side))
             self.post.extend(post_cell(c // 2, c // 2, "same", settings) for _ in range(settings.pre_post[1] - 1))
-            c //= 2
+            c, side = c // 2, 2 * side
         out = 1 if image_channels == 1 else 10 * settings.mixture_components
         self.head = nn.Sequential(
             nn.ELU(), conv(c, settings.fold**2 * out, 3, settings), nn.PixelShuffle(settings.fold)
@@ -159,14 +164,22 @@ class NVAE(nn.Module):
             s = group.mix(s, draw(index, group, s, group.prior(s)))
         return self.head(self.post(s)).float()  # type: ignore[no-any-return]
 
-    def infer(self, encoded: list[Tensor], from_prior: int = 0, log_ratio: bool = False) -> Inference:
+    def noise(self, batch: int) -> list[Tensor]:
+        """Standard normal noise for one draw of all latents, (batch, z, h, w) for each group, coarsest first."""
+        return [standard_normal_like(self.start.detach().new_empty((batch, *shape))) for shape in self.latent_shapes]
+
+    def infer(
+        self, encoded: list[Tensor], noise: list[Tensor] | None = None, from_prior: int = 0, log_ratio: bool = False
+    ) -> Inference:
         """Draw the latents from the posterior and decode them.
 
         Args:
             encoded: what `encoder(x)` gave; several calls with the same maps draw several importance samples.
+            noise: what `noise` gave, drawn here by default; a compiled pass must be given it.
             from_prior: the first so many groups take latents from the prior instead (their KL counts as 0).
             log_ratio: also give log p(z) - log q(z | x); needed with flows, whose KL has no closed form.
         """
+        drawn = self.noise(encoded[0].shape[0]) if noise is None else noise
         latents: list[Tensor] = []
         kls: list[Tensor] = []
         ratios: list[Tensor] = []
@@ -174,13 +187,12 @@ class NVAE(nn.Module):
         def draw(index: int, group: Group, s: Tensor, prior_parameters: tuple[Tensor, Tensor]) -> Tensor:
             prior = Normal.clamped(*prior_parameters)
             q = prior if index < from_prior else group.posterior(s, encoded[index], prior_parameters)
-            noise = standard_normal_like(q.mu)
             flows = group.flows if index >= from_prior else nn.Sequential()
-            z = flows(q.sample(noise))
+            z = flows(q.sample(drawn[index]))
             if log_ratio or len(flows) > 0:
                 # Of q, the draw before the flows counts: standardised it is the noise. Log-determinants are 0.
                 standard = (z - prior.mu) / prior.sigma
-                ratio = 0.5 * (noise.square() - standard.square()) + (q.sigma / prior.sigma).log()
+                ratio = 0.5 * (drawn[index].square() - standard.square()) + (q.sigma / prior.sigma).log()
                 ratios.append(ratio.sum((1, 2, 3)))
             kls.append(q.kl(prior).sum((1, 2, 3)) if len(flows) == 0 else -ratios[-1])
             latents.append(z)
@@ -189,9 +201,9 @@ class NVAE(nn.Module):
         logits = self._top_down(encoded[0].shape[0], draw)
         return Inference(logits, latents, kls, torch.stack(ratios).sum(0) if ratios else None)
 
-    def forward(self, x: Tensor) -> Inference:
-        """Training pass: encode `x` (B, C, H, W) in [-1, 1], draw from the posterior, decode."""
-        return self.infer(self.encoder(x))
+    def forward(self, x: Tensor, noise: list[Tensor] | None = None) -> Inference:
+        """Training pass: encode `x` (B, C, H, W) in [-1, 1], draw from the posterior (with `noise`), decode."""
+        return self.infer(self.encoder(x), noise)
 
     def sample(self, count: int, temperature: float = 1.0) -> Tensor:
         """Parameters of p(x | z) for `count` draws from the prior, each sigma times `temperature`; one decoder pass."""

@@ -50,7 +50,7 @@ QUESTIONS: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "flows": (("flows in the posterior", "flows", "base"),),
     "stress": (
-        ("stress: all remedies", "stress", "deep"),
+        ("stress, fewer steps", "stress", "deep"),
         ("stress: no spectral penalty", "stress_no_spectral", "stress"),
         ("stress: absolute posterior", "stress_absolute", "stress"),
     ),
@@ -76,7 +76,7 @@ def read_pictures(path: Path) -> Pictures:
 
 
 def read_curves(run: Path, seeds: Sequence[int], arms: Sequence[str]) -> Curves:
-    """The training records of the main model and of every arm: arm -> seed -> rows, empty for a diverged run."""
+    """The training records of the main model and of every arm: arm -> seed -> rows, fewer for a diverged run."""
     found = {"main": {f"seed{seed}": read_rows(run / "train" / f"seed{seed}" / "curve.csv") for seed in seeds}}
     for arm in arms:
         files = sorted((run / "ablate" / arm).glob("curve-seed*.csv"))
@@ -113,25 +113,34 @@ def derive(metrics: Metrics, run: Path, curves: Curves, binary: bool) -> None:
         rows = next((rows for rows in seeds.values() if rows), None)
         if rows is not None:
             put(metrics, "groups", arm, "exact", figures.group_count(rows))
-            if arm != "main":
-                put(metrics, "steps", arm, "exact", int(rows[-1]["step"]))
+    for arm, seeds in finished(metrics, curves).items():
+        if seeds and arm != "main":
+            put(metrics, "steps", arm, "exact", int(next(iter(seeds.values()))[-1]["step"]))
+
+
+def finished(metrics: Metrics, curves: Curves) -> Curves:
+    """The curves of the runs that did not diverge."""
+    diverged = metrics.get("diverged", {})
+    return {
+        arm: {seed: rows for seed, rows in seeds.items() if rows and not diverged.get(arm, {}).get(seed)}
+        for arm, seeds in curves.items()
+    }
 
 
 def derive_stability(metrics: Metrics, curves: Curves) -> None:
     """How calm each run was once its KL warm-up had ended: the first steps only tell of the initialisation.
 
-    From the rows of the record, means over 50 steps: the largest KL in nats, and the largest gradient norm as a
-    multiple of the median one, so that networks of different size can be compared.
+    The largest KL of any step, in nats, and the largest gradient norm of any step as a multiple of the median one (of
+    the rows, which are means over 50 steps), so that networks of different size can be compared. Diverged runs are left
+    out: they are counted elsewhere, and their curves end early.
     """
-    for arm, seeds in curves.items():
+    for arm, seeds in finished(metrics, curves).items():
         for seed, rows in seeds.items():
             late = [row for row in rows if row["step"] > WARMUP_SHARE * rows[-1]["step"]]
-            if not late:
-                continue
-            norms = [row["gradient_norm"] for row in late]
-            kls = [sum(value for name, value in row.items() if name.startswith("kl_nats_")) for row in late]
-            put(metrics, "late_largest_kl_nats", arm, seed, max(kls))
-            put(metrics, "late_gradient_peak_ratio", arm, seed, max(norms) / statistics.median(norms))
+            peak = max(row["largest_gradient_norm"] for row in late)
+            median = statistics.median(row["gradient_norm"] for row in late)
+            put(metrics, "late_largest_kl_nats", arm, seed, max(row["largest_kl_nats"] for row in late))
+            put(metrics, "late_gradient_peak_ratio", arm, seed, peak / median)
 
 
 def comparison(metrics: Metrics, label: str, arm: str, against: str) -> dict[str, Any]:

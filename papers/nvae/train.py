@@ -18,6 +18,7 @@ from shared.files import write_json
 from shared.paths import runs, weights
 from shared.results import save_weights, write_rows
 from shared.training.checkpoint import StateFolder
+from shared.training.compiled import WORTH_STEPS, can_compile
 from shared.training.device import pick_device
 from shared.training.distributed import rank, start_processes, stop_processes
 from shared.training.loop import Divergence, Record
@@ -45,9 +46,10 @@ def run(settings: Settings, preset: str, seed: int) -> None:
     start_processes(device)
     origin = provenance.begin(f"train-seed{seed}", preset, seed, Path(__file__))
     images = load_images(settings, sample=preset == "smoke")
-    key = run_digest(settings, images, seed, settings.steps, Path(__file__), device)
+    fast = settings.steps >= WORTH_STEPS and can_compile(device)
+    key = run_digest(settings, images, seed, settings.steps, Path(__file__), device, fast)
     with StateFolder(f"nvae-{preset}-train-seed{seed}", key, lock=rank() == 0) as folder:
-        trainer = Trainer(settings, images, seed, settings.steps, device)
+        trainer = Trainer(settings, images, seed, settings.steps, device, fast)
         try:
             record = train(trainer, folder, f"nvae {preset} seed {seed}")
         except Divergence as error:

@@ -83,9 +83,9 @@ def context(records: Records, slide: bool) -> dict[str, Any]:
     """Everything that a template may call.
 
     Values: `name`, `title`, `preset`, `headline` (list), `claims` (rows), `verdicts` (counts), `benchmark` (list).
-    Functions: those of `Numbers` (value, interval, spread, n, difference, ratio, has), `claim(id)`, `figure`, `table`,
-    `presets()`, `summary()`, `claims_table()`, `headline_table()`, `paper_table(rows)`, `benchmark_table()`,
-    `footer()`, and in slides `front_matter()`.
+    Functions: those of `Numbers` (value, interval, spread, n, difference, ratio, has), `claim(id)`, `figure`,
+    `has_figure(file, preset)` (whether a recorded run has it), `table`, `presets()`, `summary()`, `claims_table()`,
+    `headline_table()`, `paper_table(rows)`, `benchmark_table()`, `footer()`, and in slides `front_matter()`.
 
     Args:
         records: of the paper.
@@ -110,6 +110,7 @@ def context(records: Records, slide: bool) -> dict[str, Any]:
         "has": numbers.has,
         "claim": lambda id, preset=None: _claim(records, id, preset),
         "figure": lambda file, caption, **options: _figure(records, slide, file, caption, **options),
+        "has_figure": lambda file, preset: _link(records, file, preset) is not None,
         "table": lambda file, forms=None: _table(records, file, forms),
         "presets": lambda: blocks.presets(records),
         "summary": lambda: blocks.verdicts(records),
@@ -201,22 +202,31 @@ def _claim(records: Records, id: str, preset: str | None) -> Row:
 def _figure(records: Records, slide: bool, file: str, caption: str, preset: str | None = None, size: str = "") -> str:
     """Markdown of a figure with its one-sentence caption.
 
-    A figure of another preset is one that came home with its recording. `size` is Marp's, e.g. `w:900` or `right:40%`.
+    A figure of another preset is one that came home with its recording; its caption says of which run it is, since it
+    stands among figures of the report's own. `size` is Marp's, e.g. `w:900` or `right:40%`.
     """
     if not caption.strip().endswith((".", "?", "!")):
         raise UserError(f"figure {file}: the caption is one sentence that says what to see, got {caption!r}")
-    link = f"figures/{file}"
-    if preset and preset != records.preset:
-        recording = records.measured[preset].recording if preset in records.measured else None
-        names = [name for name in (recording.figures if recording else ()) if Path(name).name == file]
-        if not names:
-            raise UserError(f"figure {file}: not among the recorded figures of preset {preset}")
-        link = f"../../papers/{records.name}/{names[0]}"
+    link = _link(records, file, preset)
+    if link is None:
+        raise UserError(f"figure {file}: not among the recorded figures of preset {preset}; ask has_figure first")
     if not (records.folder / link).is_file():
         raise UserError(f"figure {records.folder / link} is missing; papers/{records.name}/report.py draws it")
+    other = records.measured[preset] if preset and preset != records.preset else None
+    if other is not None and other.recording is not None:
+        caption += f" Preset {preset}{' (stale)' if other.stale else ''}, recorded on {other.recording.device}."
     if slide:
         return f"![{size or 'h:440'}]({link})\n\n<small>{caption}</small>"
     return f"![{caption}]({link})\n\n*{caption}*"
+
+
+def _link(records: Records, file: str, preset: str | None) -> str | None:
+    """The way from the report to a figure: its own, or one of a recorded run; None where the recording has none."""
+    if preset in (None, records.preset):
+        return f"figures/{file}"
+    recording = records.measured[preset].recording if preset in records.measured else None
+    names = [name for name in (recording.figures if recording else ()) if Path(name).name == file]
+    return f"../../papers/{records.name}/{names[0]}" if names else None
 
 
 def _table(records: Records, file: str, forms: list[str] | None) -> str:

@@ -35,11 +35,11 @@ class Run:
         norm = gradient_step(loss, self.optimizer)["gradient_norm"]
         return {"loss": loss.detach(), "gradient_norm": norm, "k": float(k)}
 
-    def fit(self, root: Path, steps: int, save_seconds: float = 1e9, key: str = "key", **options: int) -> Record:
+    def fit(self, root: Path, steps: int, save_seconds: float = 1e9, key: str = "key", **options: Any) -> Record:
         with StateFolder("run", key, root) as folder:
             return fit(
                 self.step, steps=steps, seed=self.seed, state={"model": self.model, "optimizer": self.optimizer},
-                folder=folder, save_seconds=save_seconds, **options,  # type: ignore[arg-type]
+                folder=folder, save_seconds=save_seconds, **options,
             )  # fmt: skip
 
     def weights(self) -> list[Tensor]:
@@ -68,13 +68,14 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 @pytest.mark.parametrize("record_every", [1, 3, 50])
 def test_two_interruptions_end_in_the_same_bits(tmp_path: Path, record_every: int) -> None:
     whole = Run()
-    expected = whole.fit(tmp_path / "a", 10, record_every=record_every)
+    options: dict[str, Any] = {"record_every": record_every, "largest": ("gradient_norm", "loss")}
+    expected = whole.fit(tmp_path / "a", 10, **options)
     attempts = [Run(), Run(), Run()]
     for run, k in zip(attempts, (4, 8), strict=False):
         stop_at(run, k)
         with pytest.raises(Stop):
-            run.fit(tmp_path / "b", 10, ALWAYS, record_every=record_every)
-    got = attempts[2].fit(tmp_path / "b", 10, ALWAYS, record_every=record_every)
+            run.fit(tmp_path / "b", 10, ALWAYS, **options)
+    got = attempts[2].fit(tmp_path / "b", 10, ALWAYS, **options)
     assert [run.calls for run in attempts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert same(attempts[2].weights(), whole.weights())
     assert got.rows == expected.rows

@@ -315,8 +315,39 @@ def test_a_recording_comes_home(root: Path, tmp_path_factory: pytest.TempPathFac
     assert "| NLL (nats) | 78.01 | 82.17 | [79.04, 85.29] | 3 | training seeds | gpu |" in text
     assert "**Preset gpu**, recorded on another machine" in text
     assert text.index("**Preset laptop**") < text.index("**Preset gpu**")
-    link = report(root, "{{ figure('curve.png', 'See it.', preset='gpu') }}").split("](")[1].split(")")[0]
+
+
+RECORDED = """
+{% if has_figure("curve.png", "gpu") %}
+{{ figure("curve.png", "See it.", preset="gpu") }}
+{% else %}
+no figure of gpu
+{% endif %}
+"""
+
+
+def test_a_recorded_figure_stands_beside_the_reports_own(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It says of which run it is, and a report that asks for it can also be drawn before there is one."""
+    assert "no figure of gpu" in report(root, RECORDED)
+    (root / "papers/nvae/runs/gpu").mkdir()
+    (root / "papers/nvae/runs/gpu/metrics.json").write_text(json.dumps(fabricated.metrics()))
+    assert report(root, "{{ has('gpu') }}") == "True"
+    assert "no figure of gpu" in report(root, RECORDED)  # numbers of this checkout, whose figures are drawn over
+    (root / "papers/nvae/runs/gpu/metrics.json").unlink()
+
+    brought_home(root, tmp_path_factory.mktemp("elsewhere"))
+    text = report(root, RECORDED)
+    assert "*See it. Preset gpu, recorded on Processor Z, 2 threads.*" in text
+    link = text.split("](")[1].split(")")[0]
+    assert link == "../../papers/nvae/recorded/gpu-processor-z-2-threads/curve.png"
     assert (root / "reports/nvae" / link).is_file()
+    assert report(root, "{{ has_figure('gone.png', 'gpu') }}") == "False"
+
+    (root / "papers/nvae/train.py").write_text("CHANGED = 1\n")
+    assert "*See it. Preset gpu (stale), recorded on Processor Z, 2 threads.*" in report(root, RECORDED)
+    (root / "reports/nvae" / link).unlink()
+    with pytest.raises(UserError, match=r"curve\.png is missing"):  # the recording names it: lost, not left out
+        report(root, RECORDED)
 
 
 def test_a_stale_recording_is_marked_wherever_it_is_shown(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

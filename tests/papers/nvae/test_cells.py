@@ -4,18 +4,20 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from papers.nvae.cells import Cell, FactorisedReduce, Resample, Upsample
+from papers.nvae.cells import Cell, FactorisedReduce, Resample, upsample
 from shared.bn_swish import BatchNorm
 from shared.layers import SqueezeExcite, WeightNormConv2d
+from shared.upsampling import Nearest
 from tests.papers.nvae import tiny
 
 
 def cell(resample: Resample = "same", kind: str = "regular", **changes: Any) -> Cell:
     torch.manual_seed(0)
     c_out = {"same": 8, "down": 16, "up": 4}[resample]
-    return Cell(8, c_out, resample, kind, 3, tiny.settings(**changes))
+    return Cell(8, c_out, resample, kind, 3, tiny.settings(**changes), side=8)
 
 
 @pytest.mark.parametrize("normalisation", ["bn_swish", "bn_elu", "wn_elu"])
@@ -77,15 +79,21 @@ def test_factorised_reduce_takes_a_quarter_from_each_offset() -> None:
     assert all(len(quarters) == 1 for quarters in changed_quarters)
 
 
-def test_upsample_keeps_corners() -> None:
-    """Bilinear with aligned corners: a ramp stays a ramp, and 1x1 convolution only mixes channels."""
-    up = Upsample(1, 1, tiny.settings(weight_norm=False))
-    with torch.no_grad():
-        up.conv.weight.fill_(1)
-        assert up.conv.bias is not None
-        up.conv.bias.zero_()
-    y = up(torch.tensor([[0.0, 3.0], [0.0, 3.0]]).view(1, 1, 2, 2))
-    torch.testing.assert_close(y, torch.tensor([0.0, 1, 2, 3]).expand(1, 1, 4, 4))
+def test_upsample_is_bilinear_interpolation_before_the_convolution() -> None:
+    """As the paper has it, in outputs and gradients; the convolution comes first here, which is the same."""
+    up = upsample(3, 5, 4, tiny.settings(weight_norm=False)).double()
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    expected = up[0](F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
+    torch.testing.assert_close(up(x), expected, rtol=1e-6, atol=1e-6)
+    towards = torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad(y, [x, *up.parameters()], towards) for y in (up(x), expected))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_nearest_copies_each_pixel_four_times() -> None:
+    x = torch.randn(2, 3, 4, 6)
+    assert torch.equal(Nearest()(x), F.interpolate(x, scale_factor=2))
 
 
 def gradients(module: Cell, x: Tensor) -> list[Tensor]:

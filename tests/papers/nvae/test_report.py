@@ -40,7 +40,9 @@ def curve(seed: int, groups: int = GROUPS, steps: int = 5000, level: float = 80.
         ]
         reconstruction = level - 25 + 400 * fall + rng.normal(0, 0.5)
         row = {"step": step, "bound_nats": reconstruction + sum(kl), "reconstruction_nats": reconstruction, "loss": 1.0}
-        rows.append({**row, "gradient_norm": 20 + 500 * fall, **{f"kl_nats_{i}": value for i, value in enumerate(kl)}})
+        row |= {"gradient_norm": 20 + 500 * fall, "kl_nats": sum(kl)}
+        row |= {"largest_gradient_norm": 30 + 900 * fall, "largest_kl_nats": sum(kl) + 5}
+        rows.append({**row, **{f"kl_nats_{i}": value for i, value in enumerate(kl)}})
     return rows
 
 
@@ -99,16 +101,16 @@ def memory() -> Metrics:
 
 
 def ablated(folder: Path, arm: str, shift: float, diverged: int = 0) -> None:
-    """One arm's folder; the first `diverged` seeds have no numbers but their divergence."""
+    """One arm's folder; the first `diverged` seeds have a short curve, and no numbers but their divergence."""
     metrics: Metrics = {}
     groups = 9 if arm.startswith(("deep", "stress")) else 1 if arm == "one_group" else 3
     for seed in range(SEEDS):
-        key, noise, rows = f"seed{seed}", 0.3 * seed, []
+        key, noise, rows = f"seed{seed}", 0.3 * seed, curve(seed, groups, 1000, 40 + shift)
         put(metrics, "diverged", arm, key, float(seed < diverged))
         if seed < diverged:
-            put(metrics, "diverged_step", arm, key, 17.0)
+            put(metrics, "diverged_step", arm, key, 117.0)
+            rows = [*rows[:2], {**rows[2], "step": 117}]
         else:
-            rows = curve(seed, groups, 1000, 40 + shift)
             numbers = {
                 "nll_nats": 40 + shift,
                 "bound_nats": 42 + shift,
@@ -116,10 +118,11 @@ def ablated(folder: Path, arm: str, shift: float, diverged: int = 0) -> None:
                 "train_kl_nats": 15 + shift,
             }
             numbers |= {"train_bound_nats": 41 + shift, "active_groups": 3.0, "largest_kl_nats": 90.0}
-            put(metrics, "saved_bytes", arm, key, 1e6 * (1 + 2 * ("separable" in arm) + (arm == "both_separable")))
             for name, value in {**numbers, "largest_gradient_norm": 100 + groups}.items():
                 put(metrics, name, arm, key, value + noise * (1 + 0.1 * shift))
         write_rows(folder / f"curve-seed{seed}.csv", rows)
+    put(metrics, "saved_bytes", arm, "exact", 1e6 * (1 + 2 * ("separable" in arm) + (arm == "both_separable")))
+    put(metrics, "parameters", arm, "exact", 1e4 * groups)
     write_metrics(folder / "metrics.json", metrics)
 
 
