@@ -174,6 +174,7 @@ def from_prior_curve(folder: Path, metrics: Metrics) -> None:
     draw_seeds(axes, counts, seeds, "", marker="o")
     axes.set_xlabel("k: groups drawn from the prior, coarsest first")
     axes.set_ylabel("reconstruction of test images (nats)")
+    axes.margins(y=0.1)
     axes.set_ylim(bottom=0)
     whole(axes)
     save(figure, folder / "from_prior_curve.png")

@@ -1,0 +1,1 @@
+"""Exact maximisers of linear functions over finite sets, for whole batches."""
