@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from shared.comparisons import Metrics
 from shared.measurements import summary
@@ -211,13 +211,15 @@ def ablations(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     halves = [rows[:middle], rows[middle:]] if middle else [rows]
     height = 0.38 * max(len(half) + sum(row["first"] for row in half) for half in halves) + 1.0
     figure, columns = new_figure(max(6.2 * len(halves), 8.0), max(height, 2.8), columns=len(halves), sharex=True)
-    largest = max((abs(row["difference"]) for row in rows if row["difference"] is not None), default=0.0)
+    largest = max((abs(row[name] or 0) for row in rows for name in ("difference", "low", "high")), default=0.0)
     note = ";\nlogarithmic beyond 2" if largest > 10 else ""
     for axes, half in zip(columns, halves, strict=True):
         _draw_comparisons(axes, half)
         if note:
-            axes.set_xscale("symlog", linthresh=2, linscale=1.5)
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.set_xscale("symlog", linthresh=2, linscale=4)
+            outer = 10 ** (len(f"{largest:.0f}") - 1)  # the largest power of ten in view
+            axes.set_xticks(ticks := [-outer, -2, -1, 0, 1, 2, outer], [f"{tick}" for tick in ticks])
+            axes.xaxis.set_minor_locator(NullLocator())
     figure.supxlabel(f"test NLL minus the reference's (nats; right of 0 is worse{note})", fontsize=14)
     figure.supylabel("what was changed", fontsize=14)
     save(figure, folder / "ablations.png")

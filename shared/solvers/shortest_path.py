@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d_with_indices
+
+# Of all grids that are solved together: 128 KiB for each of the five float32 arrays of a sweep.
+CACHED_CELLS = 2**15
 
 
 class ShortestPath(NamedTuple):
@@ -65,17 +67,28 @@ def shortest_path(costs: Tensor, diagonal: bool = True) -> ShortestPath:
     if costs.numel() == 0:
         return ShortestPath(torch.zeros_like(costs), costs.new_zeros(batch))
     _refuse_bad(costs)
+    # On a CPU the sweeps of a part have to stay in the cache; a GPU wants few and large kernels.
+    part = max(1, CACHED_CELLS // (height * width)) if costs.device.type == "cpu" else costs.numel()
+    solved = [_solve(grids, diagonal) for grids in exact.reshape(-1, height, width).split(part)]
+    path, cost = (torch.cat(parts).to(costs.dtype) for parts in zip(*solved, strict=True))
+    return ShortestPath(path.view(costs.shape), cost.view(batch))
+
+
+def _solve(grids: Tensor, diagonal: bool) -> tuple[Tensor, Tensor]:
+    """Indicators (B, H, W) and costs (B,) of checked `grids` (B, H, W)."""
+    batch, height, width = grids.shape
     # As a matrix: for these torch has a fast transposition.
-    grids = exact.reshape(-1, height * width).T.contiguous().view(height, width, -1)
-    distances = _distances(grids, diagonal)
-    least, previous = _least_neighbour(distances, diagonal)
-    # Following the least neighbour cannot go in circles where each step lowers the distance. A cost of 0, or one so
+    grids = grids.reshape(batch, -1).T.contiguous().view(height, width, batch)
+    sweeps = _Sweeps(grids, diagonal)
+    sweeps.settle()
+    sweeps.look_around()
+    previous = sweeps.nearest()
+    # Following the nearest neighbour cannot go in circles where each step lowers the distance. A cost of 0, or one so
     # small that it is lost in the sum, gives steps on the level: those grids are solved with a memory of improvements.
-    level = (least == distances)[1:-1, 1:-1].flatten(0, 1).any(0)
+    level = torch.eq(sweeps.least, sweeps.inner, out=sweeps.hit).flatten(0, 1).amax(0) == 1
     if level.any():
         previous[:, :, level] = _predecessors(grids[:, :, level], diagonal)
-    path = _follow(previous, diagonal).to(costs.dtype, memory_format=torch.contiguous_format)
-    return ShortestPath(path.view(costs.shape), distances[-2, -2].to(costs.dtype).view(batch))
+    return _follow(previous, diagonal).contiguous(), sweeps.inner[-1, -1]
 
 
 def _refuse_bad(costs: Tensor) -> None:
@@ -90,12 +103,62 @@ def _refuse_bad(costs: Tensor) -> None:
     raise ValueError(f"the cost {where}at row {row}, column {column} is {value}: it has to be in [0, {most:.3g}]")
 
 
-def _framed(grids: Tensor, diagonal: bool) -> Tensor:
-    """Distances (H + 2, W + 2, B) before the first sweep: infinite, but 0 at the source beside the first cell."""
-    height, width, batch = grids.shape
-    distances = grids.new_full((height + 2, width + 2, batch), torch.inf)
-    distances[_source(diagonal)] = 0
-    return distances
+class _Sweeps:
+    """Framed distances (H + 2, W + 2, B) of `grids` (H, W, B), with the views and buffers of a sweep, made once.
+
+    The kernels take 2-3 us each at 210 grids of 12 x 12, no longer than making a few views. Comparisons are written as
+    0 or 1 into floating-point buffers: those to bool are not vectorised and take five times as long.
+    """
+
+    def __init__(self, grids: Tensor, diagonal: bool) -> None:
+        self.grids, self.diagonal = grids, diagonal
+        height, width, batch = grids.shape
+        self.distances = grids.new_full((height + 2, width + 2, batch), torch.inf)
+        self.distances[_source(diagonal)] = 0
+        self.inner = self.distances[1:-1, 1:-1]
+        self.least, self.hit = torch.empty_like(grids), torch.empty_like(grids)
+        self.up, self.middle, self.down = (self.distances[i : i + height] for i in range(3))
+        # The minimum over columns is one over the rows' minima with 8 neighbours, over the cells beside with 4.
+        self.rows = torch.empty_like(self.middle)
+        across = self.rows if diagonal else self.middle
+        self.left, self.right = across[:, :-2], across[:, 2:]
+        self.centre = self.rows[:, 1:-1]
+
+    def look_around(self) -> Tensor:
+        """The least distance (H, W, B) among each cell's neighbours, in `least`; with 8, the cell itself included.
+
+        That one does not matter, as no cost is negative: 3 x 3 cells are a minimum over 3 rows, then over 3 columns.
+        """
+        torch.minimum(self.up, self.down, out=self.rows)
+        if self.diagonal:
+            torch.minimum(self.rows, self.middle, out=self.rows)
+        torch.minimum(self.left, self.right, out=self.least)
+        return torch.minimum(self.least, self.centre, out=self.least)
+
+    def settle(self) -> None:
+        """Sweep until nothing changes: after as many sweeps as the longest shortest path has cells."""
+        # Nothing is settled before the far end is reached. From there on look at every other sweep.
+        for _ in range(max(self.grids.shape[:2])):
+            torch.add(self.look_around(), self.grids, out=self.inner)
+        while True:
+            torch.add(self.look_around(), self.grids, out=self.inner)
+            self.look_around().add_(self.grids)
+            if torch.eq(self.least, self.inner, out=self.hit).amin().item() == 1:
+                return
+            self.inner.copy_(self.least)
+
+    def nearest(self) -> Tensor:
+        """Flat framed index (H, W, B), int64, of the neighbour whose distance is in `least`, one of several."""
+        framed_width = self.distances.shape[1]
+        step = torch.zeros_like(self.least)
+        steps = _steps(self.diagonal)
+        offsets = step.new_tensor([i * framed_width + j for i, j in steps])
+        for (i, j), offset in zip(steps, offsets, strict=True):
+            view = self.distances[1 + i : 1 + i + step.shape[0], 1 + j : 1 + j + step.shape[1]]
+            # Weights 0 and 1 make of the interpolation a selection; floating-point numbers hold such steps exactly.
+            step.lerp_(offset, torch.eq(view, self.least, out=self.hit))
+        framed = torch.arange(self.distances[:, :, 0].numel(), device=step.device).view(-1, framed_width, 1)
+        return step.long().add_(framed[1:-1, 1:-1])
 
 
 def _source(diagonal: bool) -> tuple[int, int]:
@@ -103,86 +166,40 @@ def _source(diagonal: bool) -> tuple[int, int]:
     return (0, 0) if diagonal else (0, 1)
 
 
-def _distances(grids: Tensor, diagonal: bool) -> Tensor:
-    """Framed distances (H + 2, W + 2, B) of all cells of `grids` (H, W, B), each with its own cost and the start's."""
-    height, width, _ = grids.shape
-    distances = _framed(grids, diagonal)
-    scratch = torch.empty_like(distances)[1:-1], torch.empty_like(grids)
-    # In k sweeps a path leaves the k x k block at the start in no case: the first sweeps need not be whole.
-    for k in range(1, max(height, width) + 1):
-        h, w = min(k, height), min(k, width)
-        block = distances[: h + 2, : w + 2]
-        near = _least_around(block, (scratch[0][:h, : w + 2], scratch[1][:h, :w]), diagonal)
-        torch.add(near, grids[:h, :w], out=block[1:-1, 1:-1])
-    inner = distances[1:-1, 1:-1]
-    while True:
-        swept = _least_around(distances, scratch, diagonal).add_(grids)
-        if torch.equal(swept, inner):
-            return distances
-        inner.copy_(swept)
-
-
-def _least_around(block: Tensor, scratch: tuple[Tensor, Tensor], diagonal: bool) -> Tensor:
-    """The least distance (h, w, B) among each cell's neighbours in the framed `block`, in `scratch[1]`.
-
-    The cell itself may be among them, as no cost is negative: with 8 neighbours, the minimum over 3 x 3 cells is one
-    over 3 rows and then over 3 columns.
-    """
-    rows, result = scratch
-    torch.minimum(block[:-2], block[2:], out=rows)
-    if diagonal:
-        torch.minimum(rows, block[1:-1], out=rows)
-        torch.minimum(rows[:, :-2], rows[:, 2:], out=result)
-        return torch.minimum(result, rows[:, 1:-1], out=result)
-    torch.minimum(block[1:-1, :-2], block[1:-1, 2:], out=result)
-    return torch.minimum(result, rows[:, 1:-1], out=result)
-
-
-def _least_neighbour(distances: Tensor, diagonal: bool) -> tuple[Tensor, Tensor]:
-    """The least distance in each cell's closed neighbourhood and its flat framed index, both (H + 2, W + 2, B)."""
-    # Batch last is what pooling calls channels-last. The source is nearer than its neighbour and points to itself.
-    planes = distances.neg().permute(2, 0, 1).unsqueeze(0)
-    if diagonal:
-        value, index = max_pool2d_with_indices(planes, (3, 3), (1, 1), (1, 1))
-    else:
-        value, index = max_pool2d_with_indices(planes, (3, 1), (1, 1), (1, 0))
-        across, index_across = max_pool2d_with_indices(planes, (1, 3), (1, 1), (0, 1))
-        index = torch.where(value >= across, index, index_across)
-        value = torch.maximum(value, across)
-    return value[0].permute(1, 2, 0).neg(), index[0].permute(1, 2, 0).contiguous()
+def _steps(diagonal: bool) -> list[tuple[int, int]]:
+    """The 8 or 4 steps to a neighbour, in rows and columns."""
+    return [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i or j) and (diagonal or not (i and j))]
 
 
 def _predecessors(grids: Tensor, diagonal: bool) -> Tensor:
-    """Flat framed index (H + 2, W + 2, B) of the cell from which each cell was last *strictly* improved.
+    """Flat framed index (H, W, B) of the cell from which each cell was last *strictly* improved.
 
     A cycle of such pointers would have one distance all along it, and each of its cells would have reached that
     distance after the next one: impossible, with rounding as well, as adding a cost never lowers a distance.
     """
-    distances = _framed(grids, diagonal)
-    inner = distances[1:-1, 1:-1]
-    cells = torch.arange(distances[:, :, 0].numel(), device=grids.device).view(*distances.shape[:2], 1)
-    previous = cells.repeat(1, 1, grids.shape[2])
+    sweeps = _Sweeps(grids, diagonal)
+    previous = torch.zeros_like(grids, dtype=torch.int64)
     while True:
-        least, index = _least_neighbour(distances, diagonal)
-        swept = least[1:-1, 1:-1] + grids
-        better = swept < inner
+        swept = sweeps.look_around() + grids
+        better = swept < sweeps.inner
         if not better.any():
             return previous
-        previous[1:-1, 1:-1] = torch.where(better, index[1:-1, 1:-1], previous[1:-1, 1:-1])
-        inner.copy_(torch.where(better, swept, inner))
+        previous = torch.where(better, sweeps.nearest(), previous)
+        torch.minimum(sweeps.inner, swept, out=sweeps.inner)
 
 
 def _follow(previous: Tensor, diagonal: bool) -> Tensor:
-    """Indicators (B, H, W) of the paths from the last cells along `previous` (H + 2, W + 2, B) to the source."""
-    framed_height, framed_width, batch = previous.shape
+    """Indicators (B, H, W) of the paths from the last cells along `previous` (H, W, B), framed indices."""
+    height, width, batch = previous.shape
     row, column = _source(diagonal)
-    source = row * framed_width + column
-    pointers = previous.flatten(0, 1)
-    last = (framed_height - 2) * framed_width + framed_width - 2
-    walk = [pointers.new_full((1, batch), last)]
-    # No path is shorter than the longer side; from there on look whether all have arrived.
-    shortest = max(framed_height, framed_width) - 2
-    while len(walk) <= shortest or not bool((walk[-1] == source).all()):
+    source = row * (width + 2) + column
+    # The frame points to the source, and so does the source itself: who has arrived stays.
+    pointers = previous.new_full((height + 2, width + 2, batch), source)
+    pointers[1:-1, 1:-1] = previous
+    pointers = pointers.flatten(0, 1)
+    walk = [pointers.new_full((1, batch), height * (width + 2) + width)]
+    # No path is shorter than the longer side; from there on look now and then whether all have arrived.
+    while len(walk) <= max(height, width) or len(walk) % 4 or not bool((walk[-1] == source).all()):
         walk.append(pointers.gather(0, walk[-1]))
     visited = torch.zeros(batch, pointers.shape[0], device=previous.device).scatter_(1, torch.cat(walk).T, 1)
-    return visited.view(batch, framed_height, framed_width)[:, 1:-1, 1:-1]
+    return visited.view(batch, height + 2, width + 2)[:, 1:-1, 1:-1]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shared.solvers.shortest_path import ShortestPath, best_path, shortest_path
+from shared.solvers.shortest_path import CACHED_CELLS, ShortestPath, best_path, shortest_path
 from tests.shared.solvers.grids import heap_dijkstra, is_path, scipy_dijkstra, simple_paths, terrain
 
 both_neighbourhoods = pytest.mark.parametrize("diagonal", [True, False], ids=["8", "4"])
@@ -213,3 +213,12 @@ def test_cuda_gives_the_paths_of_the_cpu(diagonal: bool) -> None:
         torch.testing.assert_close(there.cost.cpu(), shortest_path(costs, diagonal).cost)
         torch.testing.assert_close((there.path.cpu() * costs).sum((-1, -2)), there.cost.cpu())
         assert all(is_path(path.cpu(), diagonal) for path in there.path)
+
+
+def test_parts_of_a_large_batch_are_put_together_in_order() -> None:
+    costs = torch.rand(3, CACHED_CELLS // 16, 4, 4)
+    solved = shortest_path(costs)
+    for k in (0, -1):
+        alone = shortest_path(costs[:, k])
+        torch.testing.assert_close(solved.path[:, k], alone.path, rtol=0, atol=0)
+        torch.testing.assert_close(solved.cost[:, k], alone.cost, rtol=0, atol=0)
