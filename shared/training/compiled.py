@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shared.training.distributed import world_size
 
-#: Compiling a network takes about half a minute; a run of fewer steps ends sooner without.
+#: Compiling a network takes from half a minute to two and a half; a run of fewer steps ends sooner without.
 WORTH_STEPS = 2_000
 
 
@@ -29,7 +29,7 @@ def can_compile(device: torch.device) -> bool:
             torch.compile(_probe, fullgraph=True)(torch.ones(8))
     except Exception as error:  # noqa: BLE001 - whatever goes wrong in a compiler, the run goes on without
         reason = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2])
-        print(f"not compiled, so at about half the speed: {reason} (it takes g++ and python3-dev)", file=sys.stderr)
+        print(f"not compiled, which is slower: {reason} (it takes g++ and python3-dev)", file=sys.stderr)
         return False
     return True
 
