@@ -1,0 +1,1 @@
+"""Learning with differentiable perturbed optimizers: Berthet et al., NeurIPS 2020."""
