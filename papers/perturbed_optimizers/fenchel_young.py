@@ -31,4 +31,4 @@ def fenchel_young_loss(
     """
     if target.shape != theta.shape:
         raise ValueError(f"targets {tuple(target.shape)} do not go with scores {tuple(theta.shape)}")
-    return perturbed_maximum(theta, solver, p, noise) - (theta * target.detach()).flatten(1).sum(1)
+    return perturbed_maximum(theta, solver, p, noise, minus=target.detach())

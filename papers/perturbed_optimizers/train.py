@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from papers.perturbed_optimizers.settings import PARAMS
+from papers.perturbed_optimizers.settings import PARAMS, Settings
 from papers.perturbed_optimizers.terrain import Maps, cost_metrics, draw_maps
 from papers.perturbed_optimizers.terrain_training import Trainer, predicted_costs, read_arm, to_plain, train
 from shared import errors, provenance
@@ -74,9 +74,11 @@ def one_seed(preset: str, name: str, seed: int) -> dict[str, Any]:
         return {**remembered(folder, work), "folder": str(folder.folder)}
 
 
-def write(preset: str, name: str, seeds: list[int], results: list[dict[str, Any]]) -> None:
+def write(preset: str, name: str, s: Settings, seeds: list[int], results: list[dict[str, Any]]) -> None:
     """Curves, last numbers and weights of every seed."""
     metrics: Metrics = {}
+    put(metrics, "training_maps", name, "exact", s.maps)
+    put(metrics, "terrain_epochs", name, "exact", s.terrain_epochs)
     target = runs("perturbed_optimizers", preset) / "train" / name
     for seed, result in zip(seeds, results, strict=True):
         write_rows(target / f"curve-seed{seed}.csv", result["rows"])
@@ -106,7 +108,7 @@ def main() -> None:
     seeds = read_yaml(PARAMS)["seeds"]
     origin = provenance.begin(f"train-{name}", preset, None, Path(__file__))
     results = parallel(partial(one_seed, preset, name), seeds)
-    write(preset, name, seeds, results)
+    write(preset, name, s, seeds, results)
     place = runs("perturbed_optimizers", preset) / "provenance" / f"train-{name}.json"
     origin.finish(place, sum(result["interruptions"] for result in results))
     for result in results:

@@ -1,7 +1,10 @@
 """Many small trainings on one machine: as many at a time as there are cores, and none of them twice."""
 
+import ctypes
 import multiprocessing
 import os
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -12,6 +15,7 @@ import torch
 from shared.files import read_json, write_json
 from shared.training.checkpoint import StateFolder
 from shared.training.device import pick_device
+from shared.training.memory import keep_freed_memory
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -33,7 +37,7 @@ def parallel(job: Callable[[Key], Result], keys: Sequence[Key]) -> list[Result]:
     if pick_device().type == "cuda":
         return [job(key) for key in keys]
     # Forked before any kernel has run here, so the children inherit no threads.
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"), _die_with_parent) as pool:
         running = [pool.submit(partial(_alone, job), key) for key in keys]
         try:
             return [each.result() for each in running]
@@ -42,8 +46,16 @@ def parallel(job: Callable[[Key], Result], keys: Sequence[Key]) -> list[Result]:
             raise
 
 
+def _die_with_parent() -> None:
+    """A stage that is killed takes its jobs along: they would hold the locks that its successor needs (Linux only)."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
 def _alone(job: Callable[[Key], Result], key: Key) -> Result:
     torch.set_num_threads(1)
+    keep_freed_memory()
     return job(key)
 
 

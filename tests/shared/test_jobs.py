@@ -1,12 +1,17 @@
 """Parallel jobs: results in order, one thread each, failures told, and finished work remembered."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from shared.paths import ROOT
 from shared.training.checkpoint import StateFolder
 from shared.training.jobs import parallel, remembered
 
@@ -54,3 +59,38 @@ def test_a_failed_job_is_not_remembered(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError):
             remembered(folder, broken)
         assert remembered(folder, lambda: 7) == 7
+
+
+SLEEPERS = """
+import os, sys, time
+from pathlib import Path
+from shared.training.jobs import parallel
+def sleep(key):
+    Path(sys.argv[1], str(os.getpid())).touch()
+    time.sleep(60)
+parallel(sleep, range(os.cpu_count()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent has died")
+def test_a_killed_stage_takes_its_jobs_along(tmp_path: Path) -> None:
+    stage = subprocess.Popen([sys.executable, "-c", SLEEPERS, str(tmp_path)], cwd=ROOT)
+    until = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < (os.cpu_count() or 1) and time.monotonic() < until:
+        time.sleep(0.05)
+    children = [int(path.name) for path in tmp_path.iterdir()]
+    assert children
+    os.kill(stage.pid, signal.SIGKILL)
+    stage.wait()
+    until = time.monotonic() + 10
+    while any(running(child) for child in children) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(running(child) for child in children)
+
+
+def running(process: int) -> bool:
+    """Whether a process exists and is more than a dead one that nobody has asked about."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shared.solvers.shortest_path import CACHED_CELLS, ShortestPath, best_path, shortest_path
+from shared.solvers.shortest_path import CACHED_CELLS, LANES, ShortestPath, best_path, shortest_path
 from tests.shared.solvers.grids import heap_dijkstra, is_path, scipy_dijkstra, simple_paths, terrain
 
 both_neighbourhoods = pytest.mark.parametrize("diagonal", [True, False], ids=["8", "4"])
@@ -222,3 +222,22 @@ def test_parts_of_a_large_batch_are_put_together_in_order() -> None:
         alone = shortest_path(costs[:, k])
         torch.testing.assert_close(solved.path[:, k], alone.path, rtol=0, atol=0)
         torch.testing.assert_close(solved.cost[:, k], alone.cost, rtol=0, atol=0)
+
+
+@both_neighbourhoods
+def test_grids_added_for_alignment_and_grids_with_steps_on_the_level_change_no_other(diagonal: bool) -> None:
+    costs = torch.rand(8 * LANES + 3, 5, 4)
+    costs[7] = 0
+    solved = assert_optimal(costs, diagonal, 1e-5)
+    for k in (0, 6, 7, -1):
+        alone = shortest_path(costs[k], diagonal)
+        torch.testing.assert_close(solved.path[k], alone.path, rtol=0, atol=0)
+        torch.testing.assert_close(solved.cost[k], alone.cost, rtol=0, atol=0)
+
+
+def test_answers_take_part_in_what_is_differentiated() -> None:
+    """They are computed in inference mode, whose tensors could not be saved for a backward pass."""
+    weights = torch.ones(2, 3, 3, requires_grad=True)
+    solved = shortest_path(torch.rand(2, 3, 3))
+    ((weights * solved.path).sum((1, 2)) * solved.cost).sum().backward()
+    torch.testing.assert_close(weights.grad, solved.path * solved.cost.view(2, 1, 1))
