@@ -1,6 +1,7 @@
 """Get a file or a package from where it is published: by URL, with resume, or with the pip, npm or apt client."""
 
 import http.client
+import importlib.util
 import os
 import re
 import subprocess
@@ -127,8 +128,14 @@ def _pip(source: Source, folder: Path, note: Note, stop: threading.Event) -> Non
         source.address + (f" --hash=sha256:{source.sha256}" if source.sha256 else "") + "\n", encoding="utf-8"
     )
     options = ["--no-deps", "--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--retries", "1"]
-    command = [sys.executable, "-m", "pip", "download", *options, *source.options, "-d", ".", "-r", wish.name]
+    command = [python_with_pip(), "-m", "pip", "download", *options, *source.options, "-d", ".", "-r", wish.name]
     _client(command, folder, note, stop)
+
+
+def python_with_pip() -> str:
+    """The interpreter of this environment, or, where the environment has no pip (as .venv), the one it was made by."""
+    maker = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    return sys.executable if importlib.util.find_spec("pip") else str(maker)
 
 
 def _apt(source: Source, folder: Path, note: Note, stop: threading.Event) -> None:
@@ -152,7 +159,7 @@ def _apt(source: Source, folder: Path, note: Note, stop: threading.Event) -> Non
 def _client(command: list[str], folder: Path, note: Note, stop: threading.Event) -> None:
     """Run a package client in `folder`; a failure is told in the client's own last words."""
     start = time.monotonic()
-    client = "pip" if command[0] == sys.executable else command[0]
+    client = "pip" if command[1:3] == ["-m", "pip"] else command[0]
     log = folder.with_name(folder.name + ".log")
     try:
         with open(log, "wb") as output:

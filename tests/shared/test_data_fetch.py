@@ -2,6 +2,7 @@
 
 import gzip
 import http.server
+import importlib.util
 import io
 import os
 import signal
@@ -283,3 +284,11 @@ def test_the_full_data_match_data_dvc(monkeypatch):
     if not (ROOT / "data").exists():
         pytest.skip("nothing is fetched")
     assert "matches the catalogue" in pointer.prove(fetch.load())
+
+
+def test_pip_is_found_from_an_environment_without_it(monkeypatch):
+    """`make setup` fills .venv from outside, so that it holds no pip of its own; the interpreter that made it has one."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = sources.python_with_pip()
+    assert found != sys.executable
+    assert "pip" in subprocess.run([found, "-m", "pip", "--version"], check=True, capture_output=True, text=True).stdout
