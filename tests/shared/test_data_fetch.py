@@ -287,7 +287,7 @@ def test_the_full_data_match_data_dvc(monkeypatch):
 
 
 def test_pip_is_found_from_an_environment_without_it(monkeypatch):
-    """`make setup` fills .venv from outside, so that it holds no pip of its own; the interpreter that made it has one."""
+    """`make setup` fills .venv from outside, so that it holds no pip; the interpreter that made it does."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found = sources.python_with_pip()
     assert found != sys.executable

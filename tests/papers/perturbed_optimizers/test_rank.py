@@ -99,12 +99,12 @@ def test_counts_of_tables():
     }
     metrics: rank.Metrics = {}
     rank.by_seed(outcomes, metrics, 0)
-    assert metrics["sets_better_than_least_squares"]["fy"]["seed0"] == 1
-    assert metrics["sets_within_5_percent"]["fy"]["seed0"] == 2
-    assert metrics["spearman"]["fy"]["seed0"] == pytest.approx((0.6 + 0.48 + 0.4) / 3)
-    assert metrics["kendall"]["least_squares"]["seed0"] == pytest.approx(0.4)
-    assert metrics["ranknet_spearman_gap"]["fy"]["seed0"] == pytest.approx(0.1)
-    assert metrics["seconds"]["fy"]["seed0"] == 6
+    assert metrics["sets_better_than_least_squares"]["fy"]["seed100"] == 1
+    assert metrics["sets_within_5_percent"]["fy"]["seed100"] == 2
+    assert metrics["spearman"]["fy"]["seed100"] == pytest.approx((0.6 + 0.48 + 0.4) / 3)
+    assert metrics["kendall"]["least_squares"]["seed100"] == pytest.approx(0.4)
+    assert metrics["ranknet_spearman_gap"]["fy"]["seed100"] == pytest.approx(0.1)
+    assert metrics["seconds"]["fy"]["seed100"] == 6
     rank.overall(outcomes, metrics)
     assert [metrics[f"{what}_least_squares"]["fy"]["exact"] for what in ("wins", "ties", "losses")] == [1, 0, 2]
 
@@ -125,14 +125,14 @@ def test_the_stage_writes_its_numbers_and_forgets_its_states(tmp_path, monkeypat
         return validate(table, *arguments)
 
     monkeypatch.setattr(cross_validation, "cross_validate", counted)
-    first = cross_validation.job("smoke", ("iris", 0))
-    assert cross_validation.job("smoke", ("iris", 0)) == first
+    first = cross_validation.job("smoke", ("iris", rank.FIRST_SEED))
+    assert cross_validation.job("smoke", ("iris", rank.FIRST_SEED)) == first
     rank.main()
     assert sorted(done) == ["iris", "iris", "wine", "wine"]
     assert not any((tmp_path / "states").iterdir())
     metrics = json.loads((tmp_path / "runs" / "rank" / "metrics.json").read_text())
     assert set(metrics["spearman"]) == set(ARMS)
-    assert set(metrics["spearman_iris"]["fy"]) == {"seed0", "seed1"}
+    assert set(metrics["spearman_iris"]["fy"]) == {"seed100", "seed101"}
     header, lines = read_csv(tmp_path / "runs" / "rank" / "sets.csv")
     assert [line[0] for line in lines] == ["iris", "wine"]
     assert {line[header.index("verdict_constant")] for line in lines} <= {"win", "tie", "loss"}
