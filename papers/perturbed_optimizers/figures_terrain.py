@@ -35,6 +35,13 @@ class Sweep(NamedTuple):
     samples: int
     noise: str
     multiplicative: bool
+    normalised: bool
+
+    @property
+    def kind(self) -> str:
+        """All but temperature and number of samples, in words."""
+        words = f"{self.noise.capitalize()} noise{', multiplied' if self.multiplicative else ''}"
+        return words if self.normalised else f"{words}, costs as they are"
 
 
 def draw(folder: Path, metrics: Metrics, curves: Curves, costs: Mapping[str, Rows], sweep: Mapping[str, Sweep]) -> None:
@@ -57,6 +64,7 @@ def read_sweep(params: Mapping[str, Any], preset: str) -> dict[str, Sweep]:
             arm.get("samples", own["terrain_samples"]),
             arm.get("noise", "gaussian"),
             arm.get("multiplicative", False),
+            arm.get("normalised", False),
         )
         for name, arm in params["arms"].items()
         if arm.get("short") and name in params["arms_to_run"]
@@ -158,24 +166,25 @@ def terrain_sweep(folder: Path, metrics: Metrics, sweep: Mapping[str, Sweep]) ->
     figure, (left, right) = new_figure(12, 5.2, columns=2, sharey=True, width_ratios=[1.4, 1])
     # The last is a factor that keeps points of the same temperature apart.
     looks = {
-        ("gaussian", False): ("Gaussian noise", COLOURS["blue"], "o", 1.0),
-        ("gumbel", False): ("Gumbel noise", COLOURS["vermilion"], "s", 1.2),
-        ("gaussian", True): ("Gaussian noise, multiplied", COLOURS["green"], "^", 1.2),
+        "Gaussian noise": (COLOURS["blue"], "o", 1.0),
+        "Gumbel noise": (COLOURS["vermilion"], "s", 1.25),
+        "Gaussian noise, multiplied": (COLOURS["green"], "^", 1.25),
+        "Gaussian noise, costs as they are": (COLOURS["orange"], "D", 0.8),
     }
     base = sweep.get("short")
     measured = {name: arm for name, arm in sweep.items() if name in metrics["optimal_path_rate"]}
-    for kind, (label, colour, marker, apart) in looks.items():
-        arms = {name: arm for name, arm in measured.items() if (arm.noise, arm.multiplicative) == kind}
+    for kind, (colour, marker, apart) in looks.items():
+        arms = {name: arm for name, arm in measured.items() if arm.kind == kind}
         style = {"color": colour, "marker": marker, "capsize": 4}
         for axes, name_of, fixed in ((left, "epsilon", "samples"), (right, "samples", "epsilon")):
-            if axes is right and kind != ("gaussian", False):
+            if axes is right and kind != "Gaussian noise":
                 continue
             line = {
                 getattr(arm, name_of) * apart: name
                 for name, arm in arms.items()
                 if base is None or getattr(arm, fixed) == getattr(base, fixed)
             }
-            _draw_line(axes, metrics, dict(sorted(line.items())), label, **style)
+            _draw_line(axes, metrics, dict(sorted(line.items())), kind, **style)
     for axes, words, name_of in ((left, "temperature ε", "epsilon"), (right, "samples M of the noise", "samples")):
         plain_log(axes, sorted({getattr(arm, name_of) for arm in measured.values()}))
         axes.set_xlabel(words)
@@ -183,7 +192,7 @@ def terrain_sweep(folder: Path, metrics: Metrics, sweep: Mapping[str, Sweep]) ->
         left.set_title(f"M = {base.samples}")
         right.set_title(f"ε = {base.epsilon:g}")
     left.set_ylabel("share of test maps with an optimal path")
-    legend_above(figure, [left], 3)
+    legend_above(figure, [left], 2)
     save(figure, folder / "terrain_sweep.png")
 
 

@@ -6,6 +6,7 @@ preset did not measure is left out. The maps on tile art, which git does not kee
 """
 
 import argparse
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ OF_PAPER = {
 }
 #: The counts of tables of which the smallest over the cross-validations is told too.
 COUNTS = ("sets_better_than_least_squares", "sets_within_5_percent")
+#: The forms of the Fenchel-Young loss on rankings.
+FORMS = ("fy", "fy_gaussian", "fy_m1")
 
 
 def gather(run: Path, arms: Sequence[str]) -> Metrics:
@@ -59,9 +62,9 @@ def derive(metrics: Metrics) -> None:
     `fewest_<count>`: the smallest of a count of tables over the cross-validations. `noise_lead_low` and
     `noise_lead_high`: the lead over least squares at the largest number of training lists.
     """
-    for name in COUNTS:
-        if "fy" in metrics.get(name, {}):
-            put(metrics, f"fewest_{name}", "fy", "exact", min(metrics[name]["fy"].values()))
+    for name, arm in itertools.product((*COUNTS, *(f"{name}_kendall" for name in COUNTS)), FORMS):
+        if arm in metrics.get(name, {}):
+            put(metrics, f"fewest_{name}", arm, "exact", min(metrics[name][arm].values()))
     for word in ("low", "high"):
         matches = [re.fullmatch(rf"noise_lead_{word}_n(\d+)_over_least_squares", name) for name in metrics]
         sizes = [int(match[1]) for match in matches if match]

@@ -157,12 +157,11 @@ def swept(metrics: Metrics, sweep: Mapping[str, Sweep]) -> Lines:
     header = ["noise", "temperature", "samples", "optimal-path rate", "low", "high", "cost ratio", "paths solved"]
     lines: list[list[Cell]] = []
     arms = [arm for arm in sweep if arm in metrics.get("optimal_path_rate", {})]
-    for arm in sorted(arms, key=lambda arm: (sweep[arm].multiplicative, sweep[arm].noise, sweep[arm][:2])):
-        noise = f"{sweep[arm].noise}, multiplied" if sweep[arm].multiplicative else sweep[arm].noise
+    for arm in sorted(arms, key=lambda arm: (len(sweep[arm].kind), sweep[arm])):
         ratio, calls, seconds = (
             summary(metrics, name, arm) for name in ("cost_ratio", "solver_calls", "train_seconds")
         )
-        line = [noise, sweep[arm].epsilon, sweep[arm].samples, *told(metrics, "optimal_path_rate", arm)]
+        line = [sweep[arm].kind, sweep[arm].epsilon, sweep[arm].samples, *told(metrics, "optimal_path_rate", arm)]
         line += [ratio.mean if ratio else None, round(calls.mean) if calls else None]
         lines.append([*line, seconds.mean if seconds else None, _count(metrics, "optimal_path_rate", arm)])
     return [*header, "training (s)", "n"], lines

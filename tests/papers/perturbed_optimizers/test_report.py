@@ -309,7 +309,9 @@ def test_the_sweep_takes_from_the_preset_what_an_arm_does_not_name() -> None:
     assert sweep["short"][:2] == (PARAMS["laptop"]["terrain_epsilon"], PARAMS["laptop"]["terrain_samples"])
     assert sweep["short_m10"].samples == 10
     assert sweep["short_hot"].epsilon == 1.0
-    assert sweep["short_multiplicative"].multiplicative
+    assert sweep["short_multiplicative"].kind == "Gaussian noise, multiplied"
+    assert sweep["short_unnormalised"].kind == "Gaussian noise, costs as they are"
+    assert len({sweep[name] for name in sweep}) == len(sweep), "two arms are the same"
 
 
 def test_levels_of_noise_are_read_from_the_names() -> None:
