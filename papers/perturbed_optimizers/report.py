@@ -1,7 +1,7 @@
 """Gather what the stages measured, and draw it: `python -m papers.perturbed_optimizers.report --preset laptop`.
 
 Writes `runs/<preset>/metrics.json`, and the headline, figures and tables in `reports/perturbed_optimizers/`. What a
-preset did not measure is left out. The maps on tile art, which git does not keep, go into `pictures/<preset>/`.
+preset did not measure is left out. The maps on tile art, which may not be passed on with this project, go into `build/`.
 `python -m shared.report.publish perturbed_optimizers` fills in the text afterwards.
 """
 
@@ -159,7 +159,7 @@ def report(preset: str, root: Path = ROOT) -> None:
     figures_images.draw(folder, metrics, read_image_curves(run / "classify"))
     learnt = {arm: read_rows(path) for arm, path in costs.items() if path.is_file()}
     figures_terrain.draw(folder, metrics, read_curves(run / "train", arms), learnt, sweep)
-    figures_maps.draw(folder, pictures, arrays)
+    figures_maps.draw(folder, root / "build" / "perturbed_optimizers", arrays)
     write_tables(target / "tables", metrics, sets, theory.get("variance", []), sweep)
     write_headline(target / "headline.json", headlines(metrics, preset))
     write_metrics(run / "metrics.json", metrics)

@@ -218,7 +218,7 @@ def test_a_complete_run_draws_every_figure_and_table(whole: Path) -> None:
 
 
 def test_tile_art_stays_out_of_the_report(whole: Path) -> None:
-    assert (whole / "papers/perturbed_optimizers/pictures/laptop/maps.png").is_file()
+    assert (whole / "build/perturbed_optimizers/maps.png").is_file()
     assert not (whole / "reports/perturbed_optimizers/figures/maps.png").exists()
 
 
@@ -228,7 +228,7 @@ def test_the_flat_figure_does_not_depend_on_the_tiles(whole: Path, tmp_path: Pat
     figures_maps.draw(tmp_path, tmp_path / "tiles", {**arrays, "pixels": 255 - arrays["pixels"]})
     old = whole / "reports/perturbed_optimizers/figures/example_maps.png"
     assert (tmp_path / "example_maps.png").read_bytes() == old.read_bytes()
-    tiles = whole / "papers/perturbed_optimizers/pictures/laptop/maps.png"
+    tiles = whole / "build/perturbed_optimizers/maps.png"
     assert (tmp_path / "tiles" / "maps.png").read_bytes() != tiles.read_bytes()
 
 
@@ -348,4 +348,4 @@ def test_table_of_variances(whole: Path) -> None:
 
 def test_nothing_is_written_outside_the_checkout(whole: Path) -> None:
     assert whole != ROOT
-    assert {path.name for path in whole.iterdir()} == {"papers", "reports", "state"}
+    assert {path.name for path in whole.iterdir()} == {"build", "papers", "reports", "state"}
