@@ -1,8 +1,8 @@
 """Gather what the stages measured, and draw it: `python -m papers.perturbed_optimizers.report --preset laptop`.
 
 Writes `runs/<preset>/metrics.json`, and the headline, figures and tables in `reports/perturbed_optimizers/`. What a
-preset did not measure is left out. The maps on tile art, which may not be passed on with this project, go into `build/`.
-`python -m shared.report.publish perturbed_optimizers` fills in the text afterwards.
+preset did not measure is left out. The maps on tile art, which may not be passed on with this project, go into
+`build/`. `python -m shared.report.publish perturbed_optimizers` fills in the text afterwards.
 """
 
 import argparse
