@@ -12,7 +12,7 @@ from shared.training.memory import keep_freed_memory
 network = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3), torch.nn.ReLU())
 x = torch.randn(32, 3, 32, 32)
 def work():
-    for _ in range(5):
+    for _ in range(20):
         network(x).sum().backward()
 work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -22,12 +22,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(call: str) -> int:
-    """Pages fetched by five passes after as many, in a process of its own."""
+    """Pages fetched by twenty passes after as many, in a process of its own."""
     return int(checkout.run(ROOT, sys.executable, "-c", FAULTS.format(call=call)).stdout)
 
 
 def test_freed_memory_is_used_again() -> None:
     kept, returned = faults("keep_freed_memory()"), faults("pass")
-    assert kept <= returned
-    if sys.platform == "linux":
-        assert kept < 500 < returned
+    # A process fetches a few pages for other reasons, more of them where others want memory too.
+    assert 5 * kept < returned if sys.platform == "linux" else kept <= returned
