@@ -1,0 +1,1 @@
+"""Gradient estimation with stochastic softmax tricks: Paulus et al., NeurIPS 2020."""
