@@ -70,6 +70,7 @@ def test_entries_are_complete_and_consistent() -> None:
         "perturbed_layer_overhead",
         "perturbed_layer_overhead_beside_noise",
         "perturbed_maximiser_overhead",
+        "perturbed_maximiser_overhead_forward",
     ]
     for row in entries:
         ours, baseline, ratio = (float(row[key]) for key in ("ours", "baseline", "ratio"))  # type: ignore[arg-type]
