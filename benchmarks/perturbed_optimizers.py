@@ -20,6 +20,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
+from benchmarks.timing import entry, in_turns, seconds_of
 from papers.perturbed_optimizers.fenchel_young import fenchel_young_loss
 from papers.perturbed_optimizers.perturbed import Perturbation, draw_noise, perturb, perturbed_maximiser
 from papers.perturbed_optimizers.terrain import COSTS, draw_kinds
@@ -32,7 +33,6 @@ from shared.training.memory import keep_freed_memory
 MAPS, SAMPLES, EPSILON = 70, 3, 0.01
 #: Costs are clamped here where noise makes them negative, as in training.
 SMALLEST_COST = 1e-3
-TURN_S = 0.02
 
 Solve = Callable[[Tensor], ShortestPath]
 
@@ -121,24 +121,6 @@ def assert_equal_costs(costs: Tensor, ours: ShortestPath, theirs: ShortestPath) 
         torch.testing.assert_close(cost, theirs.cost, rtol=1e-5, atol=1e-5)
 
 
-def seconds_of(work: Callable[[], object], calls: int = 1) -> float:
-    """Wall-clock seconds of a call, mean of several."""
-    began = time.perf_counter()
-    for _ in range(calls):
-        work()
-    return (time.perf_counter() - began) / calls
-
-
-def in_turns(works: list[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Wall-clock seconds of a call of each, for each round: each is called until its turn is over."""
-    calls = []
-    for work in works:
-        work()  # warms up
-        calls.append(max(1, round(TURN_S / seconds_of(work))))
-    table = [[seconds_of(work, count) for work, count in zip(works, calls, strict=True)] for _ in range(rounds)]
-    return [list(column) for column in zip(*table, strict=True)]
-
-
 def solver_entries(threads: int, rounds: int) -> list[dict[str, object]]:
     """Grids a second of the batched solver against both baselines."""
     p = Perturbation(EPSILON, SAMPLES)
@@ -211,18 +193,6 @@ def layer_entries(rounds: int) -> list[dict[str, object]]:
         )
         entries.append(entry(name, ours, calls_ms, "ms", ratio, how))
     return entries
-
-
-def entry(name: str, ours: float, baseline: float, unit: str, ratio: float, conditions: str) -> dict[str, object]:
-    """One record of `benchmark.json`."""
-    return {
-        "name": name,
-        "ours": float(f"{ours:.5g}"),
-        "baseline": float(f"{baseline:.5g}"),
-        "unit": unit,
-        "ratio": float(f"{ratio:.4g}"),
-        "conditions": conditions,
-    }
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ as long, so that they see the same machine.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -18,6 +17,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
+from benchmarks.timing import entry, in_turns
 from papers.sst.spanning_trees import marginals
 from shared import errors, provenance
 from shared.files import write_json
@@ -29,7 +29,6 @@ from shared.training.memory import keep_freed_memory
 GRAPHS, NODES = 128, 10
 EDGES = list(combinations(range(NODES), 2))
 TEMPERATURE, MAX_RANGE = 1.0, 15.0
-TURN_S = 0.02
 
 Solve = Callable[[Tensor], Tensor]
 
@@ -87,24 +86,6 @@ def marginals_in_closed_form(utilities: Tensor) -> Tensor:
     return marginals(utilities, TEMPERATURE, MAX_RANGE)
 
 
-def seconds_of(work: Callable[[], object], calls: int = 1) -> float:
-    """Wall-clock seconds of a call, mean of several."""
-    began = time.perf_counter()
-    for _ in range(calls):
-        work()
-    return (time.perf_counter() - began) / calls
-
-
-def in_turns(works: list[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Wall-clock seconds of a call of each, for each round: each is called until its turn is over."""
-    calls = []
-    for work in works:
-        work()  # warms up
-        calls.append(max(1, round(TURN_S / seconds_of(work))))
-    table = [[seconds_of(work, count) for work, count in zip(works, calls, strict=True)] for _ in range(rounds)]
-    return [list(column) for column in zip(*table, strict=True)]
-
-
 def assert_as_good(scores: Tensor, ours: Tensor, theirs: Tensor) -> None:
     """Raise AssertionError unless both choices have the same sum of scores in each instance."""
     sums = [(scores * chosen).flatten(1).sum(1) for chosen in (ours, theirs)]
@@ -157,18 +138,6 @@ def marginal_entries(rounds: int) -> list[dict[str, object]]:
         f"{GRAPHS} graphs of {NODES} nodes; median of {rounds} rounds"
     )
     return [entry("tree_marginal_gradient_vs_double_backward", ours, theirs, "ms", theirs / ours, how)]
-
-
-def entry(name: str, ours: float, baseline: float, unit: str, ratio: float, conditions: str) -> dict[str, object]:
-    """One record of `benchmark.json`."""
-    return {
-        "name": name,
-        "ours": float(f"{ours:.5g}"),
-        "baseline": float(f"{baseline:.5g}"),
-        "unit": unit,
-        "ratio": float(f"{ratio:.4g}"),
-        "conditions": conditions,
-    }
 
 
 def main() -> None:

@@ -1,14 +1,11 @@
 """The baselines of the benchmark solve the same task, and its measurements measure what they say."""
 
-import time
-
 import pytest
 import torch
 
 from benchmarks.perturbed_optimizers import (
     MAPS,
     assert_equal_costs,
-    in_turns,
     layer_entries,
     maps_costs,
     neighbour_lists,
@@ -53,13 +50,6 @@ def test_costs_are_those_of_terrain_in_units_of_their_mean() -> None:
     assert costs.shape == (MAPS, 12, 12)
     torch.testing.assert_close(costs.mean((1, 2)), torch.ones(MAPS))
     assert max(len(one.unique()) for one in costs) <= 5
-
-
-def test_turns_give_the_seconds_of_one_call() -> None:
-    slow, fast = in_turns([lambda: time.sleep(0.004), lambda: time.sleep(0.001)], 3)
-    assert len(slow) == len(fast) == 3
-    assert min(slow) >= 0.004
-    assert 0.001 <= min(fast) < min(slow)
 
 
 def test_entries_are_complete_and_consistent() -> None:

@@ -1,7 +1,5 @@
 """The baselines of the benchmark solve the same tasks, and its measurements measure what they say."""
 
-import time
-
 import pytest
 import torch
 
@@ -11,7 +9,6 @@ from benchmarks.sst import (
     assert_as_good,
     combinatorial_entries,
     gumbel,
-    in_turns,
     marginal_entries,
     marginals_by_log_determinant,
     marginals_in_closed_form,
@@ -50,13 +47,6 @@ def test_both_marginals_have_the_same_value_and_gradient() -> None:
     cotangent = torch.randn_like(utilities)
     slopes = [torch.autograd.grad(mu, utilities, cotangent)[0] for mu in both]
     torch.testing.assert_close(*slopes, rtol=0, atol=1e-7)
-
-
-def test_turns_give_the_seconds_of_one_call() -> None:
-    slow, fast = in_turns([lambda: time.sleep(0.004), lambda: time.sleep(0.001)], 3)
-    assert len(slow) == len(fast) == 3
-    assert min(slow) >= 0.004
-    assert 0.001 <= min(fast) < min(slow)
 
 
 def test_entries_are_complete_and_consistent(monkeypatch: pytest.MonkeyPatch) -> None:
