@@ -145,6 +145,13 @@ def summary(metrics: Metrics, metric: str, arm: str = "main", spread_over: str =
     return Summary(numbers[0], error, interval, 1, "test images")
 
 
+def mean_and_ends(metrics: Metrics, metric: str, arm: str) -> list[float | None]:
+    """Mean and both ends of its 95 % interval, three cells of a table; each None where it is not known."""
+    found = summary(metrics, metric, arm)
+    ends = found.interval if found else None
+    return [found.mean if found else None, ends.low if ends else None, ends.high if ends else None]
+
+
 def _known(preset: str, path: Path) -> str:
     try:
         rank(preset)

@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
-from papers.perturbed_optimizers.figures import Curves, by_seed, column, legend_above, plain_log, whole_runs
+from papers.perturbed_optimizers.figures import Curves, by_seed, column, whole_runs
 from shared.comparisons import Metrics
 from shared.measurements import summary
+from shared.report.looks import legend_above, plain_log
 from shared.report.style import COLOURS, draw_seeds, new_figure, save
 
 GRID = re.compile(r"fy_eps([\d.e+-]+)_m(\d+)")

@@ -10,8 +10,9 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from papers.perturbed_optimizers.figures import GREY, RANKING, by_seed, error_bar, legend_above
+from papers.perturbed_optimizers.figures import RANKING, by_seed
 from shared.comparisons import Metrics
+from shared.report.looks import GREY, error_bar, legend_above
 from shared.report.style import COLOURS, draw_seeds, new_figure, save
 from shared.statistics import mean
 

@@ -7,19 +7,10 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from papers.perturbed_optimizers.figures import (
-    BASELINES,
-    TERRAIN,
-    Curves,
-    Rows,
-    column,
-    error_bar,
-    legend_above,
-    plain_log,
-    whole_runs,
-)
+from papers.perturbed_optimizers.figures import BASELINES, TERRAIN, Curves, Rows, column, whole_runs
 from shared.comparisons import Metrics
 from shared.measurements import summary
+from shared.report.looks import error_bar, legend_above, plain_log
 from shared.report.style import COLOURS, draw_seeds, new_figure, save
 from shared.statistics import mean
 

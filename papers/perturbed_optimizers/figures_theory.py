@@ -6,7 +6,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from papers.perturbed_optimizers.figures import Rows, legend_above, plain_log
+from papers.perturbed_optimizers.figures import Rows
+from shared.report.looks import legend_above, plain_log
 from shared.report.style import COLOURS, draw_seeds, new_figure, save
 from shared.statistics import mean
 

@@ -9,7 +9,7 @@ from papers.perturbed_optimizers.figures_ranking import RIVALS, Table
 from papers.perturbed_optimizers.figures_terrain import Sweep
 from papers.perturbed_optimizers.figures_theory import CONTROLS
 from shared.comparisons import Metrics
-from shared.measurements import summary
+from shared.measurements import mean_and_ends, summary
 from shared.report.tables import Cell, write_csv
 from shared.statistics import mean, paired_differences, student_interval
 
@@ -75,13 +75,6 @@ def write_tables(
             write_csv(folder / f"{name}.csv", header, lines)
 
 
-def told(metrics: Metrics, metric: str, arm: str) -> list[Cell]:
-    """Mean and the ends of the interval, each None where it is not known."""
-    found = summary(metrics, metric, arm)
-    ends = found.interval if found else None
-    return [found.mean if found else None, ends.low if ends else None, ends.high if ends else None]
-
-
 def ranking(sets: Sequence[Table]) -> Lines:
     """A line a table: its size, rho of the main arms, and how far the Fenchel-Young loss is ahead of each rival."""
     arms = ("fy", *RIVALS, "constant")
@@ -106,7 +99,7 @@ def ranking_summary(metrics: Metrics) -> Lines:
         tau, seconds = summary(metrics, "kendall", arm), summary(metrics, "seconds", arm)
         counts = [metrics.get(f"{plural}_{arm}", {}).get("fy", {}) for plural in ("wins", "ties", "losses")]
         lines.append(
-            [RANKING[arm].label, tau.mean if tau else None, *told(metrics, "spearman", arm)]
+            [RANKING[arm].label, tau.mean if tau else None, *mean_and_ends(metrics, "spearman", arm)]
             + [int(count["exact"]) if count else None for count in counts]
             + [seconds.mean if seconds else None]
         )
@@ -135,7 +128,11 @@ def terrain(metrics: Metrics) -> Lines:
             for name in ("exact_match_rate", "cost_rank_correlation", "training_maps", "solver_calls", "train_seconds")
         ]
         exact, correlation, maps, calls, seconds = [each.mean if each else None for each in rest]
-        line = [names[arm], *told(metrics, "optimal_path_rate", arm), *told(metrics, "cost_ratio", arm)]
+        line = [
+            names[arm],
+            *mean_and_ends(metrics, "optimal_path_rate", arm),
+            *mean_and_ends(metrics, "cost_ratio", arm),
+        ]
         line += [
             exact,
             correlation,
@@ -161,7 +158,12 @@ def swept(metrics: Metrics, sweep: Mapping[str, Sweep]) -> Lines:
         ratio, calls, seconds = (
             summary(metrics, name, arm) for name in ("cost_ratio", "solver_calls", "train_seconds")
         )
-        line = [sweep[arm].kind, sweep[arm].epsilon, sweep[arm].samples, *told(metrics, "optimal_path_rate", arm)]
+        line = [
+            sweep[arm].kind,
+            sweep[arm].epsilon,
+            sweep[arm].samples,
+            *mean_and_ends(metrics, "optimal_path_rate", arm),
+        ]
         line += [ratio.mean if ratio else None, round(calls.mean) if calls else None]
         lines.append([*line, seconds.mean if seconds else None, _count(metrics, "optimal_path_rate", arm)])
     return [*header, "training (s)", "n"], lines
@@ -180,7 +182,7 @@ def classification(metrics: Metrics) -> Lines:
         ends = student_interval(paired) if len(paired) > 1 else None
         differs: list[Cell] = [mean(paired) if paired else None, *(ends or (None, None))]
         validation = summary(metrics, "validation_accuracy", arm)
-        line = [LOSSES.get(kind, kind), *drawn, *told(metrics, "test_accuracy", arm), *differs]
+        line = [LOSSES.get(kind, kind), *drawn, *mean_and_ends(metrics, "test_accuracy", arm), *differs]
         lines.append([*line, validation.mean if validation else None, _count(metrics, "test_accuracy", arm)])
     lines.sort(key=lambda line: (line[0] != "cross-entropy", str(line[0]), line[1] or 0, line[2] or 0))
     return header, lines

@@ -38,8 +38,10 @@ _TAG = re.compile(r"<[^<>]*>")
 
 #: The planted task: words of a sequence, of the vocabulary (id 0 is padding, which never occurs), words of a span.
 PLANTED_LENGTH, PLANTED_WORDS, PLANTED_SPAN = 100, 200, (15, 25)
-_TOPIC_WORDS = 50
-_TOPIC_INSIDE, _TOPIC_OUTSIDE, _SCORE = 0.5, 0.05, 0.5
+#: Ids from 1 on: words of the topic, then opinions; the rest fill the text up.
+TOPIC_WORDS, OPINION_WORDS = 40, 60
+_TOPIC_INSIDE, _TOPIC_OUTSIDE = 0.5, 0.05
+_OPINION_INSIDE, _OPINION_OUTSIDE, _SCORE = 0.5, 0.25, 0.5
 _BLOCK = 1000
 
 
@@ -212,23 +214,25 @@ def _corpus(texts: Sequence[_Text], profile: Profile, longest: int, size: int, s
 
 
 def planted_scores() -> Tensor:
-    """What each id adds to the rating, float32 (PLANTED_WORDS + 1,): 0 for padding and for the words of the topic.
+    """What each id inside the span adds to the rating, float32 (PLANTED_WORDS + 1,): 0 for all but opinions.
 
-    The other words have the evenly spaced quantiles of a normal distribution of standard deviation 0.5, so that there
-    are as many good as bad ones.
+    Opinions have the evenly spaced quantiles of a normal distribution of standard deviation 0.5, so that there are as
+    many good as bad ones.
     """
-    count = PLANTED_WORDS - _TOPIC_WORDS
-    levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    return torch.cat([torch.zeros(1 + _TOPIC_WORDS), (_SCORE * torch.special.ndtri(levels)).float()])
+    levels = (torch.arange(OPINION_WORDS, dtype=torch.float64) + 0.5) / OPINION_WORDS
+    scores = torch.zeros(PLANTED_WORDS + 1)
+    scores[1 + TOPIC_WORDS : 1 + TOPIC_WORDS + OPINION_WORDS] = (_SCORE * torch.special.ndtri(levels)).float()
+    return scores
 
 
 def planted_spans(split: Split, count: int, *, seed: int = 0) -> Reviews:
     """Sequences of 100 words out of 200 with one span of 15 to 25 words on a topic that alone decides the rating.
 
-    A word of the span is one of the 50 words of the topic with probability 1/2, else one of 150 opinions with scores
-    (`planted_scores`). Outside, topic words are rare (1/20) and the opinions, drawn alike, count for nothing. The
-    rating is the sigmoid of the sum of the scores inside the span. A single word does not tell whether it lies in the
-    span; its neighbours do, which is what pair scores are for.
+    A word of the span is one of the 40 words of the topic with probability 1/2, else one of 60 opinions with scores
+    (`planted_scores`). Outside, topic words are rare (1/20), a quarter are opinions, drawn alike, that count for
+    nothing, and the other words are 100 fillers without meaning. The rating is the sigmoid of the sum of the scores
+    inside the span. A single opinion does not tell whether it lies in the span: twice as many lie outside. Its
+    neighbours do, which is what pair scores are for.
 
     Args:
         split: each is a stream of its own.
@@ -251,10 +255,16 @@ def _planted_block(split: Split, block: int, seed: int) -> tuple[Tensor, Tensor]
     start = draw.integers(0, PLANTED_LENGTH - length + 1)
     place = np.arange(PLANTED_LENGTH)
     span = (start <= place) & (place < start + length)
-    topical = draw.random(shape) < np.where(span, _TOPIC_INSIDE, _TOPIC_OUTSIDE)
-    topic = draw.integers(1, 1 + _TOPIC_WORDS, size=shape)
-    opinion = draw.integers(1 + _TOPIC_WORDS, 1 + PLANTED_WORDS, size=shape)
-    return torch.from_numpy(np.where(topical, topic, opinion)), torch.from_numpy(span)
+    opinions_from = 1 + TOPIC_WORDS
+    fillers_from = opinions_from + OPINION_WORDS
+    topic = draw.integers(1, opinions_from, size=shape)
+    opinion = draw.integers(opinions_from, fillers_from, size=shape)
+    filler = draw.integers(fillers_from, 1 + PLANTED_WORDS, size=shape)
+    topical = np.where(span, _TOPIC_INSIDE, _TOPIC_OUTSIDE)
+    either = topical + np.where(span, _OPINION_INSIDE, _OPINION_OUTSIDE)
+    kind = draw.random(shape)
+    tokens = np.where(kind < topical, topic, np.where(kind < either, opinion, filler))
+    return torch.from_numpy(tokens), torch.from_numpy(span)
 
 
 def selection_precision(selected: Tensor, spans: Tensor) -> Tensor:

@@ -203,20 +203,25 @@ def test_planted_spans_are_contiguous_and_have_all_lengths_and_places():
 def test_a_single_opinion_does_not_tell_where_the_span_is():
     """Opinions inside and outside have one distribution; the words of the topic tell."""
     data = planted_spans("train", 4000)
-    opinions = data.tokens > 50
-    inside = data.tokens[opinions & data.spans].bincount(minlength=201)[51:]
-    outside = data.tokens[opinions & ~data.spans].bincount(minlength=201)[51:]
+    topic, opinions = data.tokens <= 40, (data.tokens > 40) & (data.tokens <= 100)
+    inside = data.tokens[opinions & data.spans].bincount(minlength=201)[41:101]
+    outside = data.tokens[opinions & ~data.spans].bincount(minlength=201)[41:101]
     assert stats.chi2_contingency(torch.stack([inside, outside]).numpy()).pvalue > 0.001
-    assert (~opinions[data.spans]).float().mean() == pytest.approx(0.5, abs=0.01)
-    assert (~opinions[~data.spans]).float().mean() == pytest.approx(0.05, abs=0.005)
+    assert topic[data.spans].float().mean() == pytest.approx(0.5, abs=0.01)
+    assert opinions[data.spans].float().mean() == pytest.approx(0.5, abs=0.01)
+    assert topic[~data.spans].float().mean() == pytest.approx(0.05, abs=0.005)
+    assert opinions[~data.spans].float().mean() == pytest.approx(0.25, abs=0.01)
+    assert outside.sum() > 1.8 * inside.sum(), "an opinion alone is more likely to lie outside"
 
 
 def test_good_and_bad_opinions_balance():
     scores = planted_scores()
     assert scores.shape == (201,)
-    assert not scores[:51].any()
-    torch.testing.assert_close(scores[51:], -scores[51:].flip(0))
-    assert scores[51:].std() == pytest.approx(0.5, abs=0.02)
+    assert not scores[:41].any()
+    assert not scores[101:].any()
+    opinions = scores[41:101]
+    torch.testing.assert_close(opinions, -opinions.flip(0))
+    assert opinions.std() == pytest.approx(0.5, abs=0.02)
     ratings = planted_spans("train", 4000).ratings
     assert ratings.mean() == pytest.approx(0.5, abs=0.02)
     assert 0.2 < ratings.std() < 0.35

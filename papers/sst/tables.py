@@ -1,0 +1,118 @@
+"""The tables of the report as CSV: the graph layouts and their starts, learning to explain."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from papers.sst.figures_explain import REFERENCES, RELAXATIONS, SELECTORS
+from papers.sst.figures_layout import ARMS, HORIZONS, RULES
+from shared.comparisons import Metrics
+from shared.measurements import mean_and_ends
+from shared.report.tables import Cell, write_csv
+from shared.statistics import mean
+
+Lines = tuple[list[str], list[list[Cell]]]
+
+#: Of the paper, second-hand: bound in nats a vertex, precision and recall in percent, at T = 10 and T = 20.
+PAPER_LAYOUT = {
+    "tree": ((-1080, 91, 91), (-1280, 99, 99)),
+    "tree_short": ((-1080, 91, 91), (-1280, 99, 99)),
+    "top_k_short": ((-2100, 41, 41), (-1700, 98, 98)),
+    "independent_short": ((-1370, 48, 93), (-1340, 97, 99)),
+}
+
+
+def write_tables(folder: Path, metrics: Metrics, starts: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Every table that has a row."""
+    tables = {
+        "graphs_t10": graphs(metrics, 10),
+        "graphs_t20": graphs(metrics, 20),
+        "references": references(metrics),
+        "starts": failed_starts(starts),
+        "explain": explained(metrics),
+    }
+    for name, (header, lines) in tables.items():
+        if lines:
+            write_csv(folder / f"{name}.csv", header, lines)
+
+
+def graphs(metrics: Metrics, horizon: int) -> Lines:
+    """A line a model: bound, edges, whole graphs, and what the paper has (ELBO, precision, recall)."""
+    header = ["model", "ELBO", "low", "high", "ELBO, KL twice", "precision, %", "low", "high", "recall, %"]
+    header += ["raw precision, %", "of the likeliest graph, %", "graphs without error, %", "NLL by the true motion"]
+    header += ["steps", "training (s)", "n", "paper (unverified)"]
+    names = ("elbo_double_kl_nats", "edge_precision", "edge_recall", "raw_precision", "likeliest_raw_precision")
+    lines: list[list[Cell]] = []
+    for arm in (arm for arm in ARMS if arm in metrics.get(f"t{horizon}_elbo_nats", {})):
+        means: dict[str, Cell] = {
+            name: mean_and_ends(metrics, f"t{horizon}_{name}", arm)[0]
+            for name in (*names, "recovered_graphs", "exact_decoder_nll_nats", "train_steps", "train_seconds")
+        }
+        paper = PAPER_LAYOUT.get(arm)
+        quoted = " / ".join(map(str, paper[HORIZONS.index(horizon)])) if paper else None
+        lines.append(
+            [ARMS[arm].label, *mean_and_ends(metrics, f"t{horizon}_elbo_nats", arm), means["elbo_double_kl_nats"]]
+            + mean_and_ends(metrics, f"t{horizon}_edge_precision", arm)
+            + [means[name] for name in ("edge_recall", "raw_precision", "likeliest_raw_precision", "recovered_graphs")]
+            + [means[name] for name in ("exact_decoder_nll_nats", "train_steps", "train_seconds")]
+            + [len(metrics[f"t{horizon}_elbo_nats"][arm]), quoted]
+        )
+    return header, lines
+
+
+def references(metrics: Metrics) -> Lines:
+    """A line a rule that nobody trained."""
+    header = ["rule", "T", "precision = recall, %", "NLL of the true motion with this graph", "NLL if nothing moves"]
+    labels = {**RULES, "true_tree": "the true tree", "no_edges": "no edges", "persistence": "nothing moves"}
+    lines: list[list[Cell]] = []
+    for horizon in HORIZONS:
+        for rule, label in labels.items():
+            cells = [
+                metrics.get(f"t{horizon}_{name}", {}).get(rule, {}).get("exact")
+                for name in ("edge_precision", "exact_decoder_nll_nats", "nll_nats")
+            ]
+            if any(cell is not None for cell in cells):
+                lines.append([label, horizon, *cells])
+    return header, lines
+
+
+def failed_starts(starts: Mapping[str, Sequence[Mapping[str, float]]]) -> Lines:
+    """A line an arm and horizon: how many short starts had found most of their edges wrong."""
+    header = [
+        "model",
+        "T",
+        "starts",
+        "failed",
+        "failed, %",
+        "best ELBO of a failed start",
+        "worst ELBO of a good start",
+    ]
+    lines: list[list[Cell]] = []
+    for arm in (arm for arm in ARMS if arm in starts):
+        for horizon in HORIZONS:
+            rows = [row for row in starts[arm] if row["horizon"] == horizon]
+            good = [row["elbo_nats"] for row in rows if not row["failed"]]
+            bad = [row["elbo_nats"] for row in rows if row["failed"]]
+            if rows:
+                share = 100 * len(bad) / len(rows)
+                line: list[Cell] = [ARMS[arm].label, horizon, len(rows), len(bad), share]
+                lines.append([*line, max(bad, default=None), min(good, default=None)])
+    return header, lines
+
+
+def explained(metrics: Metrics) -> Lines:
+    """A line a selector and relaxation: error and precision on planted spans, error on real texts."""
+    columns = [f"planted_k{k}_{name}" for k in (5, 10, 15) for name in ("mse_x100", "precision")]
+    columns += ["sentences_k5_mse_x100", "movies_k10_mse_x100", "movies_k10_accuracy"]
+    header = ["selector", "relaxation"]
+    header += [f"planted, k = {k}: {name}" for k in (5, 10, 15) for name in ("MSE x 100", "precision, %")]
+    header += ["sentences, k = 5: MSE x 100", "movies, k = 10: MSE x 100", "accuracy, %", "n"]
+    looks = {name: look.label for name, look in RELAXATIONS.items()}
+    names = [(f"{selector}_{name}", selector, label) for selector in SELECTORS for name, label in looks.items()]
+    names += [(name, "none", label) for name, label in REFERENCES.items()]
+    lines: list[list[Cell]] = []
+    for arm, selector, label in names:
+        found = [metrics.get(column, {}).get(arm, {}) for column in columns]
+        if any(found):
+            means: list[Cell] = [mean(list(values.values())) if values else None for values in found]
+            lines.append([selector, label, *means, max(map(len, found))])
+    return header, lines
