@@ -25,8 +25,9 @@ from shared.training.flat import flatten
 from shared.training.loop import Stateful
 from shared.training.schedules import cosine_with_warmup
 
-#: The seed of the published data.
-DATA_SEED = 42
+#: The published data have seed 42 (of another generator); test graphs of that seed were looked at while the recipe was
+#: found, so that those of the report have a seed of their own.
+DATA_SEEDS = {"train": 42, "validation": 42, "test": 43}
 #: Frames T of the two tasks.
 HORIZONS = (10, 20)
 #: Largest norms of the gradients of encoder and decoder. Errors count 1 / (2 * 5e-5) times, so that norms are large.
@@ -72,10 +73,10 @@ def steps_of(s: Settings, horizon: int) -> int:
 
 def draw_split(s: Settings, horizon: int, split: Literal["train", "validation", "test"]) -> Layouts:
     """A split of the data, normalised by the training frames. Validation has a tenth of the test graphs."""
-    train = draw_layouts("train", s.layout_graphs, horizon, DATA_SEED)
+    train = draw_layouts("train", s.layout_graphs, horizon, DATA_SEEDS["train"])
     low, high = extremes(train.frames)
     counts = {"validation": max(1, s.layout_test_graphs // 10), "test": s.layout_test_graphs}
-    found = train if split == "train" else draw_layouts(split, counts[split], horizon, DATA_SEED)
+    found = train if split == "train" else draw_layouts(split, counts[split], horizon, DATA_SEEDS[split])
     return Layouts(normalised(found.frames, low, high), found.trees)
 
 
