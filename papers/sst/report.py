@@ -9,13 +9,13 @@ import argparse
 import gzip
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from papers.sst import figures_explain, figures_layout, figures_listops, figures_theory
 from papers.sst.figures_layout import Curves, Rows
-from papers.sst.tables import write_tables
+from papers.sst.tables import kind_of_start, write_tables
 from shared import errors
 from shared.errors import UserError
 from shared.files import read_json
@@ -43,12 +43,21 @@ def gather(run: Path, arms: Sequence[str]) -> Metrics:
     return merge([read_metrics(path) for path in found])
 
 
-def derive(metrics: Metrics) -> None:
-    """Add what claims need and no stage gives: the range of the bound over seeds."""
+def derive(metrics: Metrics, starts: Mapping[str, Rows]) -> None:
+    """Add what claims and text need and no stage gives.
+
+    `t10_elbo_range_nats`: the range of the bound over seeds. `t10_starts_found` and `t10_starts_complement`: of the
+    short starts of a seed, the percentages that have found most edges, and that have fewer right than chance.
+    """
     for horizon in figures_layout.HORIZONS:
         for arm, values in metrics.get(f"t{horizon}_elbo_nats", {}).items():
             if len(values) > 1:
                 put(metrics, f"t{horizon}_elbo_range_nats", arm, "exact", max(values.values()) - min(values.values()))
+    for arm, rows in starts.items():
+        for horizon, seed in sorted({(row["horizon"], row["seed"]) for row in rows}):
+            kinds = [kind_of_start(row) for row in rows if (row["horizon"], row["seed"]) == (horizon, seed)]
+            for kind in ("found", "complement"):
+                put(metrics, f"t{horizon:g}_starts_{kind}", arm, f"seed{seed:g}", 100 * kinds.count(kind) / len(kinds))
 
 
 def headlines(metrics: Metrics, preset: str) -> list[Headline]:
@@ -116,11 +125,11 @@ def report(preset: str, root: Path = ROOT) -> None:
     run = paper / "runs" / preset
     arms = read_yaml(paper / "params.yaml")["arms_to_run"]
     metrics = gather(run, arms)
-    derive(metrics)
+    starts = read_starts(run / "train", arms)
+    derive(metrics, starts)
     for stale in (*(target / "figures").glob("*.png"), *(target / "tables").glob("*.csv")):
         stale.unlink()  # of another preset, which may have measured more
     folder = target / "figures"
-    starts = read_starts(run / "train", arms)
     figures_layout.draw(
         folder, metrics, read_curves(run / "train", arms), starts, read_optional(run / "evaluate" / "examples.json")
     )
