@@ -39,7 +39,7 @@ def write_tables(folder: Path, metrics: Metrics, starts: Mapping[str, Sequence[M
 
 
 def graphs(metrics: Metrics, horizon: int) -> Lines:
-    """A line a model: bound, edges, whole graphs, and what the paper has (ELBO, precision, recall)."""
+    """A line a model: bound, edges, whole graphs, what the paper has; below them the rules that nobody trained."""
     header = ["model", "ELBO", "low", "high", "ELBO, KL twice", "precision, %", "low", "high", "recall, %"]
     header += ["raw precision, %", "of the likeliest graph, %", "graphs without error, %", "NLL by the true motion"]
     header += ["steps", "training (s)", "n", "paper (unverified)"]
@@ -59,6 +59,11 @@ def graphs(metrics: Metrics, horizon: int) -> Lines:
             + [means[name] for name in ("exact_decoder_nll_nats", "train_steps", "train_seconds")]
             + [len(metrics[f"t{horizon}_elbo_nats"][arm]), quoted]
         )
+    for rule in RULES if lines else ():
+        precision = metrics.get(f"t{horizon}_edge_precision", {}).get(rule, {}).get("exact")
+        untrained: list[Cell] = [None] * len(header)
+        untrained[0], untrained[5], untrained[8], untrained[9] = RULES[rule], precision, precision, precision
+        lines.append(untrained)
     return header, lines
 
 

@@ -66,6 +66,8 @@ def test_tables(tmp_path: Path) -> None:
     row = dict(zip(header, lines[0], strict=True))
     assert (row["ELBO"], row["n"]) == (-650, 3)
     assert row["paper (unverified)"] == "-1080 / 91 / 91"
+    nearest = next(line for line in lines if line[0] == "shortest tree of the last frame")
+    assert [cell for name, cell in zip(header, nearest, strict=True) if "precision, %" in name] == [81, 81]
     header, lines = read_csv(tmp_path / "starts.csv")
     row = dict(zip(header, lines[0], strict=True))
     assert (row["starts"], row["most edges found"], row["complement learnt"], row["neither yet"]) == (4, 1, 2, 1)
