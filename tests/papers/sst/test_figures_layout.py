@@ -68,3 +68,12 @@ def test_edges_of_a_picture_are_those_of_the_tree() -> None:
     one_way = torch.zeros(90)
     one_way[0] = 1  # 1 -> 0
     assert figures_layout.edge_set(one_way.int().tolist(), 10) == {(0, 1)}
+
+
+def test_independent_edges_are_shown_in_the_better_labelling_and_trees_as_they_are() -> None:
+    true = directed_from_undirected(tiny.layouts(10, "validation").trees[:3], 10).int()
+    opposite = (1 - true).tolist()
+    shown = {"true_edges": true.tolist(), "independent_short": opposite, "tree": opposite}
+    expected = [figures_layout.edge_set(each, 10) for each in true.tolist()]
+    assert figures_layout.drawn_edges(shown, "independent_short", 10) == expected
+    assert all(not (a & b) for a, b in zip(figures_layout.drawn_edges(shown, "tree", 10), expected, strict=True))
