@@ -1,4 +1,4 @@
-"""The tables of the report as CSV: the graph layouts and their starts, learning to explain."""
+"""The tables of the report as CSV: the graph layouts and their starts, ListOps, learning to explain."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +22,18 @@ PAPER_LAYOUT = {
     "top_k_short": ((-2100, 41, 41), (-1700, 98, 98)),
     "independent_short": ((-1370, 48, 93), (-1340, 97, 99)),
 }
+#: Arm -> its name, and accuracy, edge precision and edge recall of the paper in percent, second-hand.
+LISTOPS = {
+    "lstm": ("none: LSTM", "92.1"),
+    "undirected": ("independent, undirected", "89.4 / 20.1 / 45.4"),
+    "spanning_tree": ("spanning tree", "91.2 / 33.1 / 47.9"),
+    "directed": ("independent, directed", "90.1 / 13.0 / 56.4"),
+    "one_parent": ("one parent for each token (ours)", None),
+    "arborescence_negative_exponential": ("arborescence, negative exponential", "71.5 / 23.2 / 20.0"),
+    "arborescence_gaussian": ("arborescence, Gaussian", "95.0 / 65.3 / 60.8"),
+    "arborescence": ("arborescence, Gumbel", "95.0 / 75.0 / 71.9"),
+    "gold": ("true edges, given", "98.1 / 100 / 100"),
+}
 
 
 def write_tables(folder: Path, metrics: Metrics, starts: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
@@ -31,6 +43,7 @@ def write_tables(folder: Path, metrics: Metrics, starts: Mapping[str, Sequence[M
         "graphs_t20": graphs(metrics, 20),
         "references": references(metrics),
         "starts": short_starts(starts),
+        "listops": parsers(metrics),
         "explain": explained(metrics),
     }
     for name, (header, lines) in tables.items():
@@ -103,6 +116,33 @@ def short_starts(starts: Mapping[str, Sequence[Mapping[str, float]]]) -> Lines:
                 counts: list[Cell] = [len(kinds[kind]) for kind in KINDS]
                 ends: list[Cell] = [min(kinds["found"], default=None), max(kinds["complement"], default=None)]
                 lines.append([ARMS[arm].label, horizon, len(rows), *counts, *ends])
+    return header, lines
+
+
+def parsers(metrics: Metrics) -> Lines:
+    """A line a source of edges: accuracy of hard samples, without noise and relaxed; edges; what the paper has."""
+    header = ["edges", "accuracy, %", "low", "high", "without noise, %", "relaxed, %"]
+    header += [
+        "edge precision, %",
+        "low",
+        "high",
+        "edge recall, %",
+        "recall of arguments, %",
+        "n",
+        "paper (unverified)",
+    ]
+    lines: list[list[Cell]] = []
+    for arm, (label, paper) in LISTOPS.items():
+        if arm in metrics.get("listops_accuracy", {}):
+            found: dict[str, Cell] = {
+                name: mean_and_ends(metrics, f"listops_{name}", arm)[0]
+                for name in ("map_accuracy", "relaxed_accuracy", "edge_recall", "argument_recall")
+            }
+            lines.append(
+                [label, *mean_and_ends(metrics, "listops_accuracy", arm), found["map_accuracy"]]
+                + [found["relaxed_accuracy"], *mean_and_ends(metrics, "listops_edge_precision", arm)]
+                + [found["edge_recall"], found["argument_recall"], len(metrics["listops_accuracy"][arm]), paper]
+            )
     return header, lines
 
 

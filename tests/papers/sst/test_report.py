@@ -35,6 +35,7 @@ def numbers() -> Metrics:
             put(metrics, f"t{horizon}_elbo_nats", "tree", f"seed{seed}", bound)
             put(metrics, f"t{horizon}_edge_precision", "tree", f"seed{seed}", 95.0 + seed)
     put(metrics, "t10_edge_precision", "nearest_tree", "exact", 81.0)
+    put(metrics, "listops_accuracy", "arborescence", "seed0", 90.0)
     put(metrics, "planted_k10_mse_x100", "simple_marginals", "seed0", 5.0)
     put(metrics, "planted_k10_precision", "mean_rating", "exact", 20.0)
     return metrics
@@ -61,7 +62,9 @@ def test_headlines_are_the_four_of_the_long_tree() -> None:
 
 def test_tables(tmp_path: Path) -> None:
     tables.write_tables(tmp_path, numbers(), STARTS)
-    assert {path.stem for path in tmp_path.iterdir()} == {"graphs_t10", "graphs_t20", "references", "starts", "explain"}
+    assert {path.stem for path in tmp_path.iterdir()} == {
+        *("graphs_t10", "graphs_t20", "references", "starts", "listops", "explain"),
+    }
     header, lines = read_csv(tmp_path / "graphs_t10.csv")
     row = dict(zip(header, lines[0], strict=True))
     assert (row["ELBO"], row["n"]) == (-650, 3)
