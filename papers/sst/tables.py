@@ -138,11 +138,10 @@ def parsers(metrics: Metrics) -> Lines:
                 name: mean_and_ends(metrics, f"listops_{name}", arm)[0]
                 for name in ("map_accuracy", "relaxed_accuracy", "edge_recall", "argument_recall")
             }
-            lines.append(
-                [label, *mean_and_ends(metrics, "listops_accuracy", arm), found["map_accuracy"]]
-                + [found["relaxed_accuracy"], *mean_and_ends(metrics, "listops_edge_precision", arm)]
-                + [found["edge_recall"], found["argument_recall"], len(metrics["listops_accuracy"][arm]), paper]
-            )
+            line: list[Cell] = [label, *mean_and_ends(metrics, "listops_accuracy", arm), found["map_accuracy"]]
+            line += [found["relaxed_accuracy"], *mean_and_ends(metrics, "listops_edge_precision", arm)]
+            line += [found["edge_recall"], found["argument_recall"]]
+            lines.append([*line, len(metrics["listops_accuracy"][arm]), paper])
     return header, lines
 
 
