@@ -63,7 +63,7 @@ def test_headlines_are_the_four_of_the_long_tree() -> None:
 def test_tables(tmp_path: Path) -> None:
     tables.write_tables(tmp_path, numbers(), STARTS)
     assert {path.stem for path in tmp_path.iterdir()} == set(
-        "graphs_t10 graphs_t20 references starts listops explain".split()
+        ["graphs_t10", "graphs_t20", "references", "starts", "listops", "explain"]
     )
     header, lines = read_csv(tmp_path / "graphs_t10.csv")
     row = dict(zip(header, lines[0], strict=True))
