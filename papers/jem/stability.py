@@ -1,0 +1,154 @@
+"""How often does training diverge? Stage `stability`: `python -m papers.jem.stability --preset laptop`.
+
+Short trainings over learning rate, length of the chains and noise on the data, several seeds each, without recovery: a
+loss past its bound ends a run. Along each run the largest curvature of the energy at the samples is measured: chains
+are stable while step size times curvature is below 2 (Grathwohl et al., 2020, section 5 and appendix, tell of
+divergences and of restarts by hand).
+"""
+
+import argparse
+import itertools
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from papers.jem import settings as presets
+from papers.jem.data import load_data
+from papers.jem.settings import PARAMS, Settings
+from papers.jem.sgld import chain_generator, largest_curvature
+from papers.jem.training import Arm, Trainer, to_plain
+from shared import errors, provenance
+from shared.paths import runs
+from shared.provenance import code_sha256
+from shared.results import Metrics, put, write_metrics, write_rows
+from shared.settings import read_yaml
+from shared.training.checkpoint import StateFolder, digest, discard
+from shared.training.device import digest_of_device, pick_device
+from shared.training.jobs import parallel, remembered
+from shared.training.loop import Divergence, fit
+
+#: Factors of the preset's learning rate, lengths of chains, and noise on the data as multiples of the preset's.
+RATES, CHAIN_STEPS, NOISES = (1.0, 4.0), (1, 5, 20), (0.0, 1.0)
+#: Looks at the curvature along a run; samples and power iterations of a look.
+LOOKS, SAMPLES, ITERATIONS = 12, 32, 8
+
+
+class Cell(NamedTuple):
+    """One training: factor of the learning rate, eta, factor of the noise, and seed."""
+
+    rate: float
+    chain_steps: int
+    noise: float
+    seed: int
+
+    @property
+    def arm(self) -> str:
+        """The name of its metrics."""
+        return f"rate{self.rate:g}_eta{self.chain_steps}_noise{self.noise:g}"
+
+
+class Curvatures:
+    """Step and largest curvature times step size at the samples, part of a run's state."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is saved."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """What was saved."""
+        self.rows = state["rows"]
+
+
+def settings_of(preset: str, cell: Cell) -> Settings:
+    """The preset, shorter, with the cell's choices."""
+    s = presets.load(preset)
+    changed = {"learning_rate": s.learning_rate * cell.rate, "data_noise": s.data_noise * cell.noise}
+    return presets.load(preset, steps=s.short_steps, chain_steps=cell.chain_steps, **changed)
+
+
+def curvature_times_step(trainer: Trainer, k: int) -> float:
+    """The largest over some states of the buffer of step size times curvature; 2 is the edge of stability."""
+    generator = chain_generator(trainer.seed, 2**29 + k, trainer.device)
+    states = trainer.buffer.states[:SAMPLES]
+    found = largest_curvature(trainer.model, states, iterations=ITERATIONS, generator=generator)
+    return trainer.langevin.step_size * found.amax().item()
+
+
+def one_run(preset: str, cell: Cell) -> dict[str, Any]:
+    """Train one cell: `diverged_at` (steps done, or None), rows of `curvatures`, and the state `folder`."""
+    s, device, arm = settings_of(preset, cell), pick_device(), Arm()
+    data = load_data(s.images, s.labels_per_class, cell.seed, sample=preset == "smoke")
+    where = {"seed": cell.seed, "device": digest_of_device(device), "data": data.sha256()}
+    identity = digest(code=code_sha256(Path(__file__)), **where, **to_plain(s, arm))
+    with StateFolder(f"jem-{preset}-stability-{cell.arm}-seed{cell.seed}", identity) as folder:
+
+        def work() -> dict[str, Any]:
+            trainer, seen = Trainer(arm, s, data, cell.seed, device), Curvatures()
+            trainer.recovery.most = 0
+            every = max(1, s.steps // LOOKS)
+
+            def step(k: int) -> dict[str, Tensor | float]:
+                if k % every == 0:
+                    seen.rows.append({"step": k, "step_times_curvature": curvature_times_step(trainer, k)})
+                return trainer.step(k)
+
+            try:
+                fit(
+                    trainer.recovery.watching(step),
+                    steps=s.steps,
+                    seed=cell.seed,
+                    state={**trainer.state(), "seen": seen},
+                    folder=folder,
+                    guard=trainer.recovery.guard,
+                    record_every=every,
+                    check_every=1,
+                    label=f"{cell.arm} seed {cell.seed}",
+                )
+            except Divergence as error:
+                return {"diverged_at": error.step, "curvatures": finite(seen.rows)}
+            return {"diverged_at": None, "curvatures": finite(seen.rows)}
+
+        return {**remembered(folder, work), "folder": str(folder.folder)}
+
+
+def finite(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The rows up to the first curvature that is no number."""
+    good = itertools.takewhile(lambda row: bool(torch.tensor(row["step_times_curvature"]).isfinite()), rows)
+    return list(good)
+
+
+def main() -> None:
+    """Run every cell, write, and only then forget the states."""
+    parser = argparse.ArgumentParser(description="Count divergences over learning rate, chain length and noise.")
+    parser.add_argument("--preset", required=True, help="block of papers/jem/params.yaml")
+    preset = parser.parse_args().preset
+    origin = provenance.begin("stability", preset, None, Path(__file__))
+    seeds = read_yaml(PARAMS)["seeds"]
+    chosen = itertools.product(RATES, sorted(CHAIN_STEPS, reverse=True), NOISES, seeds)
+    cells = sorted((Cell(*each) for each in chosen), key=lambda cell: -cell.chain_steps)
+    results = parallel(partial(one_run, preset), cells)
+    metrics: Metrics = {}
+    rows = []
+    steps = presets.load(preset).short_steps
+    for cell, result in zip(cells, results, strict=True):
+        ended = result["diverged_at"]
+        put(metrics, "diverged", cell.arm, f"seed{cell.seed}", float(ended is not None))
+        put(metrics, "steps_survived", cell.arm, f"seed{cell.seed}", float(steps if ended is None else ended))
+        own = {"rate": cell.rate, "chain_steps": cell.chain_steps, "noise": cell.noise, "seed": cell.seed}
+        rows += [{**own, **row} for row in result["curvatures"]]
+    folder = runs("jem", preset) / "stability"
+    write_rows(folder / "curvature.csv", rows)
+    write_metrics(folder / "metrics.json", metrics)
+    origin.finish(runs("jem", preset) / "provenance" / "stability.json")
+    for result in results:
+        discard(Path(result["folder"]))
+
+
+if __name__ == "__main__":
+    errors.run(main)
