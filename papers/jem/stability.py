@@ -65,11 +65,16 @@ class Curvatures:
         self.rows = state["rows"]
 
 
+def steps_of(s: Settings) -> int:
+    """Steps of a run: a third of a short training."""
+    return max(2, s.short_steps // 3)
+
+
 def settings_of(preset: str, cell: Cell) -> Settings:
     """The preset, shorter, with the cell's choices."""
     s = presets.load(preset)
     changed = {"learning_rate": s.learning_rate * cell.rate, "data_noise": s.data_noise * cell.noise}
-    return presets.load(preset, steps=s.short_steps, chain_steps=cell.chain_steps, **changed)
+    return presets.load(preset, steps=steps_of(s), chain_steps=cell.chain_steps, **changed)
 
 
 def curvature_times_step(trainer: Trainer, k: int) -> float:
@@ -135,7 +140,7 @@ def main() -> None:
     results = parallel(partial(one_run, preset), cells)
     metrics: Metrics = {}
     rows = []
-    steps = presets.load(preset).short_steps
+    steps = steps_of(presets.load(preset))
     for cell, result in zip(cells, results, strict=True):
         ended = result["diverged_at"]
         put(metrics, "diverged", cell.arm, f"seed{cell.seed}", float(ended is not None))

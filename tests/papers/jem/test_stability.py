@@ -15,7 +15,7 @@ def test_a_cell_is_the_preset_but_for_its_choices() -> None:
     s = stability.settings_of("laptop", stability.Cell(4.0, 5, 0.0, 1))
     whole = load("laptop")
     assert s.learning_rate == pytest.approx(4 * whole.learning_rate)
-    assert (s.chain_steps, s.data_noise, s.steps) == (5, 0.0, whole.short_steps)
+    assert (s.chain_steps, s.data_noise, s.steps) == (5, 0.0, stability.steps_of(whole))
     assert (s.batch, s.buffer, s.network) == (whole.batch, whole.buffer, whole.network)
 
 
@@ -56,7 +56,7 @@ def test_a_run_that_diverges_is_told_with_its_step(tmp_path, monkeypatch) -> Non
     cell = stability.Cell(1.0, 1, 1.0, 0)
     healthy = stability.one_run("smoke", cell)
     assert healthy["diverged_at"] is None
-    assert len(healthy["curvatures"]) == load("smoke").short_steps
+    assert len(healthy["curvatures"]) == stability.steps_of(load("smoke"))
     monkeypatch.setattr(stability.Trainer, "step", spoilt)
     assert stability.one_run("smoke", cell._replace(seed=1))["diverged_at"] == 1
 

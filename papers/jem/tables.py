@@ -1,0 +1,118 @@
+"""The tables of the report as CSV: classification and calibration, unfamiliar images, attacks, divergences."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from shared.comparisons import Metrics
+from shared.measurements import mean_and_ends
+from shared.report.tables import Cell, write_csv
+
+Lines = tuple[list[str], list[list[Cell]]]
+
+#: The views of the networks, in the order of tables and figures.
+VIEWS = {
+    "classifier": "classifier",
+    "classifier_early": "classifier, stopped early",
+    "classifier_noiseless": "classifier, no input noise",
+    "classifier_smoothed": "classifier, label smoothing",
+    "jem": "JEM",
+    "jem_last": "JEM, last weights",
+    "jem_short": "JEM, short",
+    "jem_conditional": "log p(x|y), short",
+    "jem_labelled_only": "JEM without unlabelled images, short",
+    "jem_energy_l2": "JEM, energies penalised, short",
+}
+SCORES = {"log_density": "log p(x)", "confidence": "max p(y|x)", "approximate_mass": "-|d log p(x)/dx|"}
+SETS = ("mnist", "fashion_mnist", "uniform", "interpolation", "tiles")
+
+
+def write_tables(folder: Path, metrics: Metrics) -> None:
+    """Every table that has a row."""
+    tables = {
+        "classification": classification(metrics),
+        "unfamiliar": unfamiliar(metrics),
+        "attacks": attacks(metrics),
+        "stability": stability(metrics),
+        "training": training(metrics),
+    }
+    for name, (header, lines) in tables.items():
+        if lines:
+            write_csv(folder / f"{name}.csv", header, lines)
+
+
+def by_view(metrics: Metrics, metric_names: Sequence[str], first: int = 1) -> list[list[Cell]]:
+    """A line a view: its label, mean and both ends of the first few metrics, the means of the others."""
+    lines: list[list[Cell]] = []
+    for view, label in VIEWS.items():
+        if any(view in metrics.get(name, {}) for name in metric_names):
+            cells: list[Cell] = [label]
+            for place, name in enumerate(metric_names):
+                found = mean_and_ends(metrics, name, view)
+                cells += found if place < first else found[:1]
+            lines.append(cells)
+    return lines
+
+
+def classification(metrics: Metrics) -> Lines:
+    """Accuracy, proper scores and calibration, before and after temperature scaling."""
+    names = ["accuracy_percent", "ece20_percent", "ece20_scaled_percent", "temperature", "nll_nats", "nll_scaled_nats"]
+    names += ["brier", "train_accuracy_percent"]
+    header = ["network", "accuracy, %", "low", "high", "ECE, %", "low", "high", "ECE scaled, %", "temperature"]
+    return [*header, "NLL, nats", "NLL scaled", "Brier", "train accuracy, %"], by_view(metrics, names, first=2)
+
+
+def unfamiliar(metrics: Metrics) -> Lines:
+    """AUROC of the three scores against each set of unfamiliar images."""
+    present = [name for name in SETS if f"auroc_confidence_{name}" in metrics]
+    header = ["network", "score", *present]
+    lines: list[list[Cell]] = []
+    for view, label in VIEWS.items():
+        for score, words in SCORES.items():
+            cells: list[Cell] = [mean_and_ends(metrics, f"auroc_{score}_{name}", view)[0] for name in present]
+            if any(cell is not None for cell in cells):
+                lines.append([label, words, *cells])
+    return header, lines
+
+
+def attacks(metrics: Metrics) -> Lines:
+    """Accuracy under projected gradient descent, a column a norm and radius."""
+    pattern = re.compile(r"robust_(linf|l2)_eps([\d_]+)_percent")
+    matches = sorted(
+        (match for match in map(pattern.fullmatch, metrics) if match),
+        key=lambda match: (match[1] != "linf", float(match[2].replace("_", "."))),
+    )
+    names = ["accuracy_percent", *(match[0] for match in matches)]
+    titles = [f"{match[1]} {match[2].replace('_', '.')}" for match in matches]
+    return ["network", "accuracy, %", *titles], by_view(metrics, names, first=0)
+
+
+def stability(metrics: Metrics) -> Lines:
+    """How many of the short trainings without recovery diverged, and how long they lasted."""
+    pattern = re.compile(r"rate([\d.]+)_eta(\d+)_noise([\d.]+)")
+    lines: list[list[Cell]] = []
+    for arm, seeds in metrics.get("diverged", {}).items():
+        match = pattern.fullmatch(arm)
+        if match:
+            survived = mean_and_ends(metrics, "steps_survived", arm)[0]
+            factors: list[Cell] = [float(match[1]), int(match[2]), float(match[3])]
+            lines.append([*factors, len(seeds), round(sum(seeds.values())), survived])
+    lines.sort(key=lambda line: [float(cell or 0) for cell in line[:3]])
+    return [
+        "learning rate, times the preset's",
+        "chain steps",
+        "noise, times",
+        "runs",
+        "diverged",
+        "steps, mean",
+    ], lines
+
+
+def training(metrics: Metrics) -> Lines:
+    """What a training cost, and how often it had to go back."""
+    header = ["arm", "steps", "seconds", "iterations/s", "returns after a divergence", "step of the best weights"]
+    names = ("train_steps", "train_seconds", "train_iterations_per_s", "divergences", "best_step")
+    lines: list[list[Cell]] = []
+    for arm in metrics.get("train_seconds", {}):
+        lines.append([arm, *(mean_and_ends(metrics, name, arm)[0] for name in names)])
+    return header, lines
