@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from papers.jem.convolution import ImageConv2d
 from shared.errors import UserError
 
 Activation = Literal["leaky_relu", "swish"]
@@ -138,9 +139,9 @@ class SmallConvNet(nn.Module):
     ) -> None:
         super().__init__()
         before = (image_channels, *_SMALL_CHANNELS)
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(i, o, k, stride=2, padding=1) for i, o, k in zip(before, _SMALL_CHANNELS, _SMALL_KERNELS)
-        )
+        sizes = list(zip(before, _SMALL_CHANNELS, _SMALL_KERNELS))
+        layers = [ImageConv2d(*sizes[0], stride=2, padding=1)]
+        self.convolutions = nn.ModuleList([*layers, *(nn.Conv2d(*size, stride=2, padding=1) for size in sizes[1:])])
         self.norms = nn.ModuleList(_norm(channels, batch_norm) for channels in _SMALL_CHANNELS)
         self.act = activation_function(activation)
         self.head = LogitHead(_SMALL_CHANNELS[-1] * 4, classes)
@@ -148,6 +149,8 @@ class SmallConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        for convolution, norm in zip(self.convolutions, self.norms):
-            x = self.act(norm(convolution(x)))
-        return self.head(x.flatten(1))  # type: ignore[no-any-return]
+        x = self.norms[0](self.convolutions[0](x))
+        for convolution, norm in zip(self.convolutions[1:], self.norms[1:]):
+            x = norm(convolution(self.act(x)))
+        # Swish's gradient is slow where its input is laid out in another way than what comes from the head.
+        return self.head(self.act(x.flatten(1)))  # type: ignore[no-any-return]

@@ -74,4 +74,5 @@ def joint_pass(model: nn.Module, batches: list[Tensor], precision: str = "float3
     """Logits (B_i, K) of each batch (B_i, C, H, W), by one pass of all of them."""
     with autocast(batches[0].device, precision):
         logits: Tensor = model(torch.cat(batches))
-    return logits.split([len(batch) for batch in batches])
+    parts: tuple[Tensor, ...] = logits.split([len(batch) for batch in batches])
+    return parts
