@@ -1,153 +1,224 @@
-"""Test every trained network, once: `python -m papers.jem.evaluate --preset laptop`.
+"""Test every trained image network, once: `python -m papers.jem.evaluate --preset laptop`.
 
-A view is an arm at some of its weights: hybrid models are those with the least validation NLL, classifiers those of the
-end, and the other choice of both is a view of its own. Numbers and tables go into `runs/<preset>/evaluate/`, pictures
-of samples and of distal adversaries of the first seed into `pictures/<preset>/`.
+What is tested is a view of an arm: its weights with the least validation NLL, or those of the end (`views`). Numbers go
+into `runs/<preset>/evaluate/`, pictures of the first seed into `papers/jem/pictures/<preset>/`.
 """
 
 import argparse
+import hashlib
 import io
-import itertools
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from papers.jem.data import CLASSES, Data, out_of_distribution_sets, scale
+from papers.jem.data import Data, out_of_distribution_sets, scale
 from papers.jem.evaluation import Found, classification, familiarity, together
-from papers.jem.robustness import curves, distal, masking_checks, refinement
+from papers.jem.robustness import curve, distal, masking_checks, refinement
 from papers.jem.sampling import chain_diagnostics, conditional_samples, samples
 from papers.jem.settings import PARAMS, Settings
-from papers.jem.settings import load as load_settings
 from papers.jem.sgld import Langevin
 from papers.jem.train import data_of, load_network
-from papers.jem.training import PRECISION, read_arm
+from papers.jem.training import PRECISION, read_arm, to_plain
 from shared import errors, provenance
 from shared.files import write_bytes
 from shared.paths import paper, runs
+from shared.provenance import code_sha256
 from shared.results import Metrics, put, write_metrics, write_rows
 from shared.settings import read_yaml
+from shared.training.checkpoint import StateFolder, digest, discard
+from shared.training.device import digest_of_device, pick_device
 from shared.training.jobs import parallel
 
-#: View -> arm and which of its weights.
-VIEWS = {
-    "jem": ("jem", "best"),
-    "jem_last": ("jem", "last"),
-    "classifier": ("classifier", "last"),
-    "classifier_early": ("classifier", "best"),
-    "classifier_noiseless": ("classifier_noiseless", "last"),
-    "classifier_smoothed": ("classifier_smoothed", "last"),
-    "jem_short": ("jem_short", "best"),
-    "jem_conditional": ("jem_conditional", "best"),
-    "jem_labelled_only": ("jem_labelled_only", "best"),
-    "jem_energy_l2": ("jem_energy_l2", "best"),
-}
-#: What is measured of every view, and besides of some.
-EVERY = ("basic", "curves")
-MORE = {"jem": ("refinement", "checks", "samples", "distal"), "classifier": ("checks", "distal")}
-#: Whose gradient a transfer attack follows, and who gives a second opinion on samples.
-SURROGATE = ("classifier", "last")
-#: Images of each unfamiliar set; images under the costlier attacks, as a share of the others; samples; a class of them.
-UNFAMILIAR, COSTLY_SHARE, SAMPLES, PER_CLASS = 2000, 0.25, 500, 20
+#: Views of which everything is measured, and those that draw no samples though they could.
+THOROUGH, BRIEF = ("jem", "classifier", "classifier_noiseless"), ("jem_last",)
+#: Who judges images that generative networks made, and whose gradients attack them; and who does so for all others.
+JUDGES = ("classifier", "jem")
+#: At most: images of each unfamiliar set, samples, samples of each class, chains that are traced. Where few images are
+#: attacked there are fewer of these too.
+OUTSIDE, SAMPLES, PER_CLASS, TRACED = 2_000, 400, 20, 50
+#: At most: distal adversaries of each class, and their steps.
+DISTAL, DISTAL_STEPS = 10, 200
+#: The share of the attacked images for attacks in L2, and for refinement and checks.
+L2_SHARE, STUDY_SHARE = 2, 5
 
-#: Part, view, seed.
-Key = tuple[str, str, int]
+#: View and seed.
+Key = tuple[str, int]
 
 
-def attacked(s: Settings, data: Data, share: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The first test images, float32 in [-1, 1], and their labels."""
-    count = max(1, round(s.attacked_images * share))
-    return scale(data.test[:count]), data.test_labels[:count]
+def views(arms: Sequence[str], generative: Mapping[str, bool]) -> dict[str, tuple[str, str]]:
+    """View -> arm and which of its weights, the costly ones first.
+
+    A generative arm is seen at its least validation NLL, much as the paper keeps the weights of the best validation
+    accuracy; a plain classifier at the end, fitted to its labels. `jem_last` and `classifier_early` are the other way
+    round: stopping early alone mends part of what a classifier lacks.
+    """
+    found = {arm: (arm, "best" if generative[arm] else "last") for arm in arms}
+    if "jem" in arms:
+        found["jem_last"] = ("jem", "last")
+    if "classifier" in arms:
+        found["classifier_early"] = ("classifier", "best")
+
+    def cost(view: str) -> int:
+        return 2 * (view in THOROUGH) + 3 * (generative[found[view][0]] and view not in BRIEF)
+
+    return {view: found[view] for view in sorted(found, key=cost, reverse=True)}
 
 
-def generated(preset: str, view: str, seed: int, s: Settings, data: Data) -> Found:
-    """Samples of a view, with and without a class, and the state of its chains."""
-    network, judge = load_network(preset, VIEWS[view][0], seed, VIEWS[view][1]), load_network(preset, *_surrogate(seed))
-    own = read_arm(preset, VIEWS[view][0])[1]
-    langevin, common = Langevin(own.chain_steps), {"rounds": s.sample_rounds, "judge": judge, "precision": PRECISION}
-    count = min(SAMPLES, s.buffer)
-    found, x = samples(network, data, count=count, langevin=langevin, seed=seed, **common)  # type: ignore[arg-type]
-    shape = tuple(data.test.shape[1:])
-    of_class = conditional_samples(
-        network, shape, per_class=min(PER_CLASS, s.buffer // CLASSES), langevin=langevin, seed=seed,
-        device=data.test.device, **common,  # type: ignore[arg-type]
-    )  # fmt: skip
-    chains = chain_diagnostics(network, data, x, langevin, data_noise=own.data_noise, seed=seed)
-    return together(found, of_class, chains)
+def attacks(network: nn.Module, s: Settings, data: Data, judge: nn.Module | None, generative: bool, seed: int) -> Found:
+    """L2 attacks, refinement, checks of the gradient, and distal adversaries."""
+    x, labels = scale(data.test[: s.attacked_images]), data.test_labels[: s.attacked_images]
+    half, few = (slice(0, max(1, len(x) // share)) for share in (L2_SHARE, STUDY_SHARE))
+    names = () if generative else ("jem0", "jem1", "jem1_full")
+    return together(
+        curve(network, x[half], labels[half], "l2", s.attack_steps, seed),
+        refinement(network, x[few], labels[few], s.attack_steps, seed, names),
+        masking_checks(network, x[few], labels[few], s.attack_steps, judge if generative else None, seed),
+        distal(
+            network,
+            max(1, min(DISTAL, len(x) // 10)),
+            tuple(x.shape[1:]),
+            steps=min(DISTAL_STEPS, 10 * s.attack_steps),
+            train=data.train,
+            judge=judge,
+            device=x.device,
+            seed=seed,
+        ),
+    )
 
 
-def _surrogate(seed: int) -> tuple[str, int, str]:
-    return SURROGATE[0], seed, SURROGATE[1]
+def generation(
+    network: nn.Module, s: Settings, data: Data, judge: nn.Module | None, thorough: bool, seed: int
+) -> Found:
+    """Samples, samples of each class, and diagnostics of chains."""
+    langevin = Langevin(s.chain_steps)
+    few = max(1, s.attacked_images // 10)  # of a preset that only proves that all this runs
+    common: dict[str, Any] = {"rounds": s.sample_rounds, "langevin": langevin, "judge": judge, "seed": seed}
+    common["precision"] = PRECISION
+    found, x = samples(network, data, count=min(SAMPLES, 20 * few), **common)
+    shape, per_class = tuple(x.shape[1:]), min(PER_CLASS, few)
+    given = conditional_samples(network, shape, per_class=per_class, device=x.device, **common)
+    if not thorough:
+        return together(found, given)
+    traced = min(TRACED, 5 * few)
+    at_rest = chain_diagnostics(network, data, x, langevin, data_noise=s.data_noise, count=traced, seed=seed)
+    return together(found, given, at_rest)
 
 
-def measured(preset: str, key: Key) -> Found:
-    """One part of what is measured of a view and seed."""
-    part, view, seed = key
-    s = load_settings(preset)
-    data = data_of(s, seed, preset)
-    network = load_network(preset, VIEWS[view][0], seed, VIEWS[view][1])
-    if part == "basic":
-        outside = out_of_distribution_sets(data, UNFAMILIAR, 0, sample=preset == "smoke")
-        return together(classification(network, data), familiarity(network, data, outside))
-    if part == "curves":
-        return curves(network, *attacked(s, data), s.attack_steps)
-    if part == "refinement":
-        return refinement(network, *attacked(s, data, COSTLY_SHARE), s.attack_steps)
-    if part == "checks":
-        other = load_network(preset, *_surrogate(seed)) if view != "classifier" else None
-        return masking_checks(network, *attacked(s, data, COSTLY_SHARE), s.attack_steps, other)
-    if part == "samples":
-        return generated(preset, view, seed, s, data)
-    judge = load_network(preset, *_surrogate(seed)) if view != "classifier" else None
-    shape = tuple(data.test.shape[1:])
-    return distal(network, 10, shape, train=data.train, judge=judge, seed=seed, device=data.test.device)
+def measure(
+    network: nn.Module,
+    s: Settings,
+    data: Data,
+    outside: Mapping[str, Tensor],
+    *,
+    generative: bool,
+    thorough: bool,
+    judge: nn.Module | None,
+    seed: int,
+) -> Found:
+    """All that is measured of one network.
+
+    Args:
+        outside: unfamiliar sets, see `familiarity`.
+        generative: does it draw samples?
+        thorough: also the other attacks, and diagnostics of chains.
+        judge: another network, for samples and transfer attacks.
+        seed: of every random number.
+    """
+    x, labels = scale(data.test[: s.attacked_images]), data.test_labels[: s.attacked_images]
+    parts = [
+        classification(network, data, seed),
+        familiarity(network, data, outside),
+        curve(network, x, labels, "linf", s.attack_steps, seed),
+    ]
+    if thorough:
+        parts.append(attacks(network, s, data, judge, generative, seed))
+    if generative:
+        parts.append(generation(network, s, data, judge, thorough, seed))
+    return together(*parts)
 
 
-def one_job(preset: str, key: Key) -> dict[str, Any]:
-    """`measured` as what can be sent between processes."""
-    found = measured(preset, key)
-    pictures = {name: images.numpy() for name, images in found.pictures.items()}
-    return {"numbers": found.numbers, "tables": found.tables, "pictures": pictures}
+def weights_sha256(network: nn.Module) -> str:
+    """A name for the weights of a network, in hexadecimal."""
+    content = hashlib.sha256()
+    for value in network.state_dict().values():
+        content.update(value.cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
 
 
-def write_pictures(path: Path, pictures: dict[str, np.ndarray[Any, Any]]) -> None:
-    """Images by name, uint8, as a compressed archive of arrays."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **pictures)
-    write_bytes(path, buffer.getvalue())
+def test_one(preset: str, seen: Mapping[str, tuple[str, str]], key: Key) -> str:
+    """Measure one network; the state folder that holds what was found."""
+    view, seed = key
+    name, kind = seen[view]
+    arm, s = read_arm(preset, name)
+    generative = arm.generative_weight > 0
+    network = load_network(preset, name, seed, kind)
+    judge_view = JUDGES[0] if generative else JUDGES[1]
+    judge = load_network(preset, seen[judge_view][0], seed, seen[judge_view][1]) if judge_view in seen else None
+    device, data = pick_device(), data_of(s, seed, preset)
+    hashes = [weights_sha256(each) for each in (network, judge) if each is not None]
+    where = {"device": digest_of_device(device), "data": data.sha256(), "weights": hashes, "key": key}
+    identity = digest(code=code_sha256(Path(__file__)), **where, **to_plain(s, arm))
+    with StateFolder(f"jem-evaluate-{preset}-{view}-seed{seed}", identity) as folder:
+        if not folder.file.exists():
+            count = min(OUTSIDE, 2 * s.attacked_images)
+            outside = out_of_distribution_sets(data.to(device), count, seed, sample=preset == "smoke")
+            found = measure(
+                network,
+                s,
+                data.to(device),
+                outside,
+                generative=generative and view not in BRIEF,
+                thorough=view in THOROUGH,
+                judge=judge,
+                seed=seed,
+            )
+            folder.save(dict(vars(found)))
+        return str(folder.folder)
+
+
+def read(folder: str) -> Found:
+    """What `test_one` left in a state folder."""
+    state = torch.load(Path(folder) / "state.pt", map_location="cpu", weights_only=True)
+    return Found(state["numbers"], state["tables"], state["pictures"])
+
+
+def write(preset: str, results: Mapping[Key, Found], seeds: Sequence[int]) -> None:
+    """`metrics.json`, `<view>/seed<k>/<table>.csv`, and of the first seed `pictures/<preset>/<view>.npz`."""
+    metrics: Metrics = {}
+    target = runs("jem", preset) / "evaluate"
+    for (view, seed), found in results.items():
+        for metric, value in found.numbers.items():
+            put(metrics, metric, view, f"seed{seed}", value)
+        for table, rows in found.tables.items():
+            write_rows(target / view / f"seed{seed}" / f"{table}.csv", rows)
+        if seed == seeds[0] and found.pictures:
+            buffer = io.BytesIO()
+            arrays = {label: images.numpy() for label, images in found.pictures.items()}
+            np.savez_compressed(buffer, allow_pickle=False, **arrays)
+            write_bytes(paper("jem") / "pictures" / preset / f"{view}.npz", buffer.getvalue())
+    write_metrics(target / "metrics.json", metrics)
 
 
 def main() -> None:
-    """Measure all views of the arms and seeds that params.yaml names; write."""
-    parser = argparse.ArgumentParser(description="Test the trained networks of a preset.")
+    """Measure all views of the arms, and the seeds, that params.yaml names; write."""
+    parser = argparse.ArgumentParser(description="Test the trained image networks of a preset.")
     parser.add_argument("--preset", required=True, help="block of papers/jem/params.yaml")
     preset = parser.parse_args().preset
     document = read_yaml(PARAMS)
+    arms, seeds = document["arms_to_run"], document["seeds"]
     origin = provenance.begin("evaluate", preset, None, Path(__file__))
-    views = [view for view, (arm, _) in VIEWS.items() if arm in document["arms_to_run"]]
-    wanted = [(part, view) for view in views for part in (*EVERY, *MORE.get(view, ()))]
-    longest = ("refinement", "samples", "checks", "curves", "distal", "basic")
-    wanted.sort(key=lambda each: longest.index(each[0]))
-    keys = [(part, view, seed) for (part, view), seed in itertools.product(wanted, document["seeds"])]
-    metrics: Metrics = {}
-    pictures: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
-    folder = runs("jem", preset) / "evaluate"
-    torch.set_num_threads(1)
-    for (_, view, seed), result in zip(keys, parallel(partial(one_job, preset), keys), strict=True):
-        for metric, value in result["numbers"].items():
-            put(metrics, metric.replace(".", "_"), view, f"seed{seed}", value)
-        for name, rows in result["tables"].items():
-            write_rows(folder / view / f"seed{seed}" / f"{name}.csv", rows)
-        if seed == document["seeds"][0]:
-            pictures.setdefault(view, {}).update(result["pictures"])
-    for view, images in pictures.items():
-        if images:
-            write_pictures(paper("jem") / "pictures" / preset / f"{view}.npz", images)
-    write_metrics(folder / "metrics.json", metrics)
+    seen = views(arms, {arm: read_arm(preset, arm)[0].generative_weight > 0 for arm in arms})
+    keys = [(view, seed) for view in seen for seed in seeds]
+    folders = parallel(partial(test_one, preset, seen), keys)
+    write(preset, {key: read(folder) for key, folder in zip(keys, folders, strict=True)}, seeds)
     origin.finish(runs("jem", preset) / "provenance" / "evaluate.json")
+    for folder in folders:
+        discard(Path(folder))
 
 
 if __name__ == "__main__":
