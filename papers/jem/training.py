@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from papers.jem import settings as presets
 from papers.jem.buffer import ReplayBuffer, uniform_start
-from papers.jem.calibration import nll_nats, smoothed_cross_entropy
-from papers.jem.data import CLASSES, Data, labelled_batch, scale, unlabelled_batch
+from papers.jem.calibration import accuracy, nll_nats, smoothed_cross_entropy
+from papers.jem.data import CLASSES, Data, labelled_batch, unlabelled_batch
 from papers.jem.divergence import Recovery
 from papers.jem.energy import Losses, class_conditional_loss
+from papers.jem.evaluation import logits_of
 from papers.jem.model import Activation, SmallConvNet, WideResNet
 from papers.jem.settings import PARAMS, NonNegative, Positive, Rate, Settings
 from papers.jem.sgld import Langevin, chain_generator
@@ -237,17 +238,9 @@ def judged(model: nn.Module, vector: Tensor, weights: Tensor, data: Data) -> dic
     """NLL in nats and accuracy in percent on validation images, of the network with other `weights`, put back after."""
     own = vector.detach().clone()
     vector.data.copy_(weights)
-    logits = logits_of(model, scale(data.validation))
+    logits, labels = logits_of(model, data.validation), data.validation_labels
     vector.data.copy_(own)
-    right = (logits.argmax(1) == data.validation_labels).double().mean().item()
-    return {"nll_nats": nll_nats(logits, data.validation_labels), "accuracy": 100 * right}
-
-
-@torch.no_grad()
-def logits_of(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
-    """Logits (N, K) of images (N, C, H, W) in [-1, 1], in evaluation mode and float32."""
-    model.eval()
-    return torch.cat([model(part) for part in images.split(batch_size)])
+    return {"nll_nats": nll_nats(logits, labels), "accuracy_percent": 100 * accuracy(logits, labels)}
 
 
 def to_plain(s: Settings, arm: Arm) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def numbers() -> Metrics:
 def test_derived_numbers() -> None:
     metrics = numbers()
     report.derive(metrics, STARTS)
-    assert metrics["t10_elbo_range_nats"]["tree"]["exact"] == 100.0
+    assert metrics["t10_elbo_deviation_nats"]["tree"] == {"seed0": 50.0, "seed1": 0.0, "seed2": 50.0}
     assert metrics["t10_starts_found"]["tree"] == {"seed0": 50.0, "seed1": 0.0}
     assert metrics["t10_starts_complement"]["tree"] == {"seed0": 50.0, "seed1": 50.0}
     assert metrics["t20_starts_found"]["tree"] == {"seed0": 100.0}
