@@ -9,6 +9,8 @@ about as long, so that they see the same machine; a ratio is the median of the r
 """
 
 import argparse
+import copy
+import itertools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,7 @@ from benchmarks.timing import entry, in_turns
 from papers.jem import settings as presets
 from papers.jem.buffer import ReplayBuffer, uniform_start
 from papers.jem.energy import log_conditional
-from papers.jem.model import SmallConvNet
+from papers.jem.model import SmallConvNet, WideResNet
 from papers.jem.settings import Settings
 from papers.jem.sgld import Langevin, run_chains
 from papers.jem.step import jem_step
@@ -36,6 +38,8 @@ CLASSES, SHAPE = 10, (1, 28, 28)
 REINIT = 0.05
 #: Steps of chains in the comparison with the literal step: the preset's are the first, the paper's the second.
 MORE_STEPS = 20
+#: Depth and width of a small network of the paper's family; its turns take seconds, so there are fewer.
+WIDE, WIDE_SHARE = (10, 2), 5
 #: Steps of chains in the comparison with a plain classifier.
 STEPS = (1, 5, 10, 20, 40)
 
@@ -48,11 +52,14 @@ def batches(count: int) -> Batches:
     return x, torch.randint(CLASSES, (count,)), data
 
 
+Model = SmallConvNet | WideResNet
+
+
 class FastStep:
     """The step of the training stage, and the step of a plain classifier in the same manner."""
 
     def __init__(
-        self, model: SmallConvNet, slots: int, *, precision: str = "bfloat16", reinit: float = REINIT, seed: int = 0
+        self, model: Model, slots: int, *, precision: str = "bfloat16", reinit: float = REINIT, seed: int = 0
     ) -> None:
         self.model, self.precision = model, precision
         self.vector = flatten(model)
@@ -81,19 +88,29 @@ class FastStep:
         self.optimizer.step()
 
 
-class LiteralStep:
-    """The algorithm as it reads, from the weights of a network."""
-
-    def __init__(self, model: SmallConvNet, slots: int, *, reinit: float = REINIT, seed: int = 0) -> None:
-        layers: list[nn.Module] = []
+def literal(model: Model) -> nn.Module:
+    """The same network of plain layers in the default layout, with copies of the weights."""
+    if isinstance(model, WideResNet):
+        pooled: list[nn.Module] = [nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        layers = [copy.deepcopy(model.stem), *copy.deepcopy(model.blocks), *pooled]
+    else:
+        layers = []
         for own in model.convolutions:
             assert isinstance(own, nn.Conv2d)
             size, stride = (own.kernel_size[0], own.kernel_size[1]), (own.stride[0], own.stride[1])
             layers += [nn.Conv2d(own.in_channels, own.out_channels, size, stride, padding=1), nn.SiLU()]
-        head = nn.Linear(model.head.in_features, CLASSES)
-        self.model = nn.Sequential(*layers, nn.Flatten(), head)
-        for p, own_p in zip(self.model.parameters(), model.parameters(), strict=True):
-            p.data.copy_(own_p.data)  # into the default layout
+        layers.append(nn.Flatten())
+    whole = nn.Sequential(*layers, nn.Linear(model.head.in_features, CLASSES))
+    for p, own_p in zip(whole.parameters(), model.parameters(), strict=True):
+        p.data = own_p.data.clone(memory_format=torch.contiguous_format)
+    return whole
+
+
+class LiteralStep:
+    """The algorithm as it reads, from the weights of a network."""
+
+    def __init__(self, model: Model, slots: int, *, reinit: float = REINIT, seed: int = 0) -> None:
+        self.model = literal(model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-4, foreach=False)
         self.generator = torch.Generator().manual_seed(seed)
         self.reinit = reinit
@@ -133,15 +150,22 @@ class LiteralStep:
         self.optimizer.step()
 
 
+def wide() -> WideResNet:
+    """A small network of the paper's family, for grey images."""
+    return WideResNet(*WIDE, CLASSES, SHAPE[0])
+
+
 def assert_equal_mathematics(settings: Settings) -> None:
     """Raise AssertionError unless both steps have one loss, one gradient and the same samples, in float32.
 
     Either all chains start from noise, or none does: then both draw the same random numbers in the same order.
     """
     images = batches(settings.batch)
-    for reinit, langevin in ((1.0, Langevin(3)), (0.0, Langevin(3, noise=0.0))):
-        ours = FastStep(SmallConvNet(CLASSES), settings.buffer, precision="float32", reinit=reinit)
-        literal = LiteralStep(ours.model, settings.buffer, reinit=reinit)
+    random, still = (1.0, Langevin(3)), (0.0, Langevin(3, noise=0.0))
+    models: list[Model] = [SmallConvNet(CLASSES), wide()]
+    for model, (reinit, langevin) in itertools.product(models, (random, still)):
+        ours = FastStep(model, settings.buffer, precision="float32", reinit=reinit)
+        literal = LiteralStep(model, settings.buffer, reinit=reinit)
         pair: list[FastStep | LiteralStep] = [ours, literal]
         losses = [step.loss(images, langevin) for step in pair]
         torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
@@ -158,27 +182,44 @@ def paired_ratio(numerator: list[float], denominator: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
+def iterations_entry(
+    name: str, ours: FastStep, literal: LiteralStep, settings: Settings, steps: int, rounds: int, network: str
+) -> dict[str, object]:
+    """Training iterations a second with `steps` steps of chains."""
+    images, langevin = batches(settings.batch), Langevin(steps)
+    works: list[Callable[[], object]] = [
+        lambda: ours.update(ours.loss(images, langevin)),
+        lambda: literal.update(literal.loss(images, langevin)),
+    ]
+    fast, slow = in_turns(works, rounds)
+    rate, other = (1 / statistics.median(times) for times in (fast, slow))
+    shapes = f"{settings.batch} labelled, {settings.batch} unlabelled images and {settings.batch} samples of 28 x 28"
+    how = f"higher is better; CPU, 1 thread; {network}; {steps} steps of chains; {shapes}; {rounds} rounds"
+    return entry(name, rate, other, "iterations/s", paired_ratio(slow, fast), how)
+
+
 def step_entries(settings: Settings, rounds: int) -> list[dict[str, object]]:
     """Training iterations a second, and milliseconds of one move of the chains, against the literal step."""
     torch.manual_seed(0)
     ours = FastStep(SmallConvNet(CLASSES), settings.buffer)
     literal = LiteralStep(ours.model, settings.buffer)
-    images = batches(settings.batch)
-    shapes = f"{settings.batch} labelled, {settings.batch} unlabelled images and {settings.batch} samples of 28 x 28"
     names = {settings.chain_steps: "train_iterations_per_s", MORE_STEPS: f"train_iterations_per_s_eta{MORE_STEPS}"}
-    entries = []
-    for steps, name in names.items():
-        langevin = Langevin(steps)
-        works: list[Callable[[], object]] = [
-            lambda: ours.update(ours.loss(images, langevin)),  # noqa: B023 - called at once
-            lambda: literal.update(literal.loss(images, langevin)),  # noqa: B023
-        ]
-        fast, slow = in_turns(works, rounds)
-        how = f"higher is better; CPU, 1 thread; {steps} steps of chains; {shapes}; {rounds} rounds"
-        rate, other = (1 / statistics.median(times) for times in (fast, slow))
-        entries.append(entry(name, rate, other, "iterations/s", paired_ratio(slow, fast), how))
-    start, langevin = images[0], Langevin(settings.chain_steps)
-    works = [
+    entries = [
+        iterations_entry(name, ours, literal, settings, steps, rounds, "the small network of the preset")
+        for steps, name in names.items()
+    ]
+    residual = FastStep(wide(), settings.buffer)
+    name, words = "train_iterations_per_s_wide_residual", "WRN-{}-{}, of the paper's family".format(*WIDE)
+    few = max(1, rounds // WIDE_SHARE)
+    other = LiteralStep(residual.model, settings.buffer)
+    entries.append(iterations_entry(name, residual, other, settings, settings.chain_steps, few, words))
+    return [*entries, move_entry(ours, literal, settings, rounds)]
+
+
+def move_entry(ours: FastStep, literal: LiteralStep, settings: Settings, rounds: int) -> dict[str, object]:
+    """Milliseconds of one move of the chains."""
+    start, langevin = batches(settings.batch)[0], Langevin(settings.chain_steps)
+    works: list[Callable[[], object]] = [
         lambda: run_chains(ours.model, start, langevin, generator=ours.generator, precision=ours.precision),
         lambda: literal.chains(start, langevin),
     ]
@@ -188,7 +229,7 @@ def step_entries(settings: Settings, rounds: int) -> list[dict[str, object]]:
         f"lower is better; one of {langevin.steps} moves of {settings.batch} chains; ratio: baseline over ours; "
         f"CPU, 1 thread; {rounds} rounds"
     )
-    return [*entries, entry("chain_step_ms", move, other, "ms", paired_ratio(slow, fast), how)]
+    return entry("chain_step_ms", move, other, "ms", paired_ratio(slow, fast), how)
 
 
 def cost_entries(settings: Settings, rounds: int) -> list[dict[str, object]]:

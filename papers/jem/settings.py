@@ -25,8 +25,8 @@ class Settings(Base):
     labels_per_class: Positive | None  # null: all
     batch: Positive  # of each stream: labelled, unlabelled, samples
     steps: Positive
-    short_steps: Positive  # of the arms that are only compared with each other
     learning_rate: Rate  # of Adam, after the warm-up
+    rate_schedule: Literal["linear", "stepped"]  # a fall to nothing, or the paper's two steps
     data_noise: NonNegative  # standard deviation of the noise on every image, on the scale [-1, 1]
     chain_steps: Positive  # eta, of a visit to the buffer
     buffer: Positive  # states of the replay buffer

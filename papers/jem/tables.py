@@ -23,6 +23,13 @@ VIEWS = {
     "jem_labelled_only": "JEM without unlabelled images, short",
     "jem_energy_l2": "JEM, energies penalised, short",
 }
+#: What was tried against divergence, as in stability.py.
+REMEDIES = {
+    "": "none",
+    "energy_l2": "squared energies penalised by 0.1",
+    "gradient_clamp": "scores clamped to 1",
+    "leaky_relu": "LeakyReLU in place of Swish",
+}
 SCORES = {"log_density": "log p(x)", "confidence": "max p(y|x)", "approximate_mass": "-|d log p(x)/dx|"}
 SETS = ("mnist", "fashion_mnist", "uniform", "interpolation", "tiles")
 
@@ -89,19 +96,20 @@ def attacks(metrics: Metrics) -> Lines:
 
 def stability(metrics: Metrics) -> Lines:
     """How many of the short trainings without recovery diverged, and how long they lasted."""
-    pattern = re.compile(r"rate([\d.]+)_eta(\d+)_noise([\d.]+)")
+    pattern = re.compile(r"rate([\d.]+)_eta(\d+)_noise([\d.]+)_?(.*)")
     lines: list[list[Cell]] = []
     for arm, seeds in metrics.get("diverged", {}).items():
         match = pattern.fullmatch(arm)
         if match:
             survived = mean_and_ends(metrics, "steps_survived", arm)[0]
-            factors: list[Cell] = [float(match[1]), int(match[2]), float(match[3])]
+            factors: list[Cell] = [float(match[1]), int(match[2]), float(match[3]), REMEDIES[match[4]]]
             lines.append([*factors, len(seeds), round(sum(seeds.values())), survived])
-    lines.sort(key=lambda line: [float(cell or 0) for cell in line[:3]])
+    lines.sort(key=lambda line: (*(float(cell or 0) for cell in line[:3]), str(line[3])))
     return [
         "learning rate, times the preset's",
         "chain steps",
         "noise, times",
+        "remedy",
         "runs",
         "diverged",
         "steps, mean",

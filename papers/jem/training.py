@@ -32,8 +32,12 @@ from shared.training.device import autocast
 from shared.training.flat import flatten
 from shared.training.loop import Stateful
 
-#: Share of the steps after which the learning rate falls, linearly, to nothing; and steps of its rise.
+#: The linear schedule: share of the steps after which the learning rate falls to nothing; and steps of its rise.
 FLAT_SHARE, WARMUP_STEPS = 0.4, 300
+#: The paper's schedule: its rise, and 0.3 of the rate after each third (epochs 50 and 100 of 150).
+PAPER_WARMUP_STEPS, PAPER_DECAY, PAPER_SHARES = 1000, 0.3, (1 / 3, 2 / 3)
+#: Arms that are only compared with each other have this share of the steps.
+SHORT_SHARE = 3
 #: Validation images, and how often they are looked at along a run.
 VALIDATION_LOOKS = 25
 #: A loss past this is a divergence: healthy ones are below 10.
@@ -55,7 +59,7 @@ class Arm(Base):
     chain_steps: Positive | None = None
     data_noise: NonNegative | None = None
     learning_rate: Rate | None = None
-    short: bool = False  # `short_steps` instead of `steps`
+    short: bool = False  # a third of the steps
 
 
 def read_arm(preset: str, name: str, path: Path = PARAMS) -> tuple[Arm, Settings]:
@@ -71,7 +75,7 @@ def read_arm(preset: str, name: str, path: Path = PARAMS) -> tuple[Arm, Settings
     own = {key: getattr(arm, key) for key in ("chain_steps", "data_noise", "learning_rate")}
     changes: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
     if arm.short:
-        changes["steps"] = presets.load(preset, path).short_steps
+        changes["steps"] = short_steps(presets.load(preset, path))
     return arm, presets.load(preset, path, **changes)
 
 
@@ -83,8 +87,16 @@ def network(s: Settings, arm: Arm) -> nn.Module:
     return WideResNet(depth, width, CLASSES, 1 if s.images == "fashion_mnist" else 3, arm.activation)
 
 
+def short_steps(s: Settings) -> int:
+    """Steps of the arms that are only compared with each other."""
+    return max(2, s.steps // SHORT_SHARE)
+
+
 def learning_rate(step: int, s: Settings) -> float:
-    """Linear warm-up from 0, flat, then linearly to 0: a function of the step alone."""
+    """A function of the step alone: a linear rise, then flat, then a fall to 0, or the paper's two steps down."""
+    if s.rate_schedule == "stepped":
+        falls = sum(step >= share * s.steps for share in PAPER_SHARES)
+        return s.learning_rate * min(1.0, step / PAPER_WARMUP_STEPS) * PAPER_DECAY**falls
     warm = min(1.0, (step + 1) / min(WARMUP_STEPS, max(1, s.steps // 8)))
     left = min(1.0, (s.steps - step) / (s.steps * (1 - FLAT_SHARE)))
     return s.learning_rate * warm * left

@@ -68,6 +68,7 @@ def test_entries_are_complete_and_consistent(monkeypatch: pytest.MonkeyPatch) ->
     assert [row["name"] for row in entries] == [
         "train_iterations_per_s",
         "train_iterations_per_s_eta2",
+        "train_iterations_per_s_wide_residual",
         "chain_step_ms",
         "cost_ratio_eta1",
         "cost_ratio_eta3",

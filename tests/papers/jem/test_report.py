@@ -43,7 +43,7 @@ def test_tables(tmp_path: Path) -> None:
     assert header == ["network", "accuracy, %", "linf 0.05", "linf 0.1", "l2 1"]  # radii rise within a norm
     assert lines[0] == ["JEM", 81, 65, 42, 61]
     header, lines = read_csv(tmp_path / "stability.csv")
-    assert lines == [[4, 1, 0, 3, 1, 200]]
+    assert lines == [[4, 1, 0, "none", 3, 1, 200]]
 
 
 def test_nothing_measured_gives_no_table(tmp_path: Path) -> None:

@@ -19,14 +19,32 @@ def test_a_cell_is_the_preset_but_for_its_choices() -> None:
     assert (s.batch, s.buffer, s.network) == (whole.batch, whole.buffer, whole.network)
 
 
-def test_cells_have_names_of_their_own() -> None:
-    names = {
-        stability.Cell(rate, eta, noise, 0).arm
-        for rate in stability.RATES
-        for eta in stability.CHAIN_STEPS
-        for noise in stability.NOISES
-    }
-    assert len(names) == len(stability.RATES) * len(stability.CHAIN_STEPS) * len(stability.NOISES)
+def test_the_plan_has_every_cell_and_remedy_for_every_seed_long_chains_first() -> None:
+    cells = stability.plan([0, 1])
+    grid = len(stability.RATES) * len(stability.CHAIN_STEPS) * len(stability.NOISES)
+    names = {cell.arm for cell in cells}
+    assert len(names) == grid + len(stability.REMEDIED) * len(stability.REMEDIES)
+    assert len(cells) == len(set(cells)) == 2 * len(names)
+    lengths = [cell.chain_steps for cell in cells]
+    assert lengths == sorted(lengths, reverse=True)
+    plain = {cell._replace(remedy="") for cell in cells if cell.remedy}
+    assert plain <= set(cells)  # every remedy has its run without
+
+
+def test_a_remedy_is_trained_with(monkeypatch, tmp_path) -> None:
+    arms = []
+    original = stability.Trainer
+
+    def remember(arm, *rest):
+        arms.append(arm)
+        return original(arm, *rest)
+
+    monkeypatch.setattr(stability, "load_data", lambda *_, **__: tiny.data())
+    monkeypatch.setattr(stability, "StateFolder", _folders(tmp_path))
+    monkeypatch.setattr(stability, "Trainer", remember)
+    for remedy in ("energy_l2", ""):
+        stability.one_run("smoke", stability.Cell(1.0, 1, 1.0, 0, remedy))
+    assert [arm.energy_l2 for arm in arms] == [0.1, 0.0]
 
 
 def test_the_curvature_is_that_of_the_buffer_times_the_step() -> None:

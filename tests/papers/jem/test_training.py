@@ -137,6 +137,13 @@ def test_the_rate_rises_stays_and_falls_to_nothing() -> None:
     assert learning_rate(1000, s) == 0
 
 
+def test_the_rate_of_the_paper() -> None:
+    """It starts at nothing, is whole after 1,000 steps, and falls to 0.3 of itself after each third."""
+    s = tiny.settings(steps=117_000, learning_rate=1e-4, rate_schedule="stepped")
+    rates = [learning_rate(k, s) / 1e-4 for k in (0, 500, 1000, 38_999, 39_000, 77_999, 78_000, 116_999)]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 0.3, 0.3, 0.09, 0.09])
+
+
 def test_every_arm_of_the_file_can_be_read_and_built() -> None:
     for name in read_yaml(PARAMS)["arms"]:
         arm, s = read_arm("laptop", name)
