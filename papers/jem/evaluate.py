@@ -5,10 +5,10 @@ into `runs/<preset>/evaluate/`, pictures of the first seed into `papers/jem/pict
 """
 
 import argparse
+import functools
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from papers.jem.data import Data, out_of_distribution_sets, scale
 from papers.jem.evaluation import Found, classification, familiarity, together
+from papers.jem.feature_distance import Features, load_features, reference_distances, sample_distances
 from papers.jem.robustness import curve, distal, masking_checks, refinement
 from papers.jem.sampling import chain_diagnostics, conditional_samples, samples
 from papers.jem.settings import PARAMS, Settings
@@ -92,9 +93,9 @@ def attacks(network: nn.Module, s: Settings, data: Data, judge: nn.Module | None
 
 
 def generation(
-    network: nn.Module, s: Settings, data: Data, judge: nn.Module | None, thorough: bool, seed: int
+    network: nn.Module, s: Settings, data: Data, judge: nn.Module | None, features: Features, thorough: bool, seed: int
 ) -> Found:
-    """Samples, samples of each class, and diagnostics of chains."""
+    """Samples, how far they are from images, samples of each class, and diagnostics of chains."""
     langevin = Langevin(s.chain_steps)
     few = max(1, s.attacked_images // 10)  # of a preset that only proves that all this runs
     common: dict[str, Any] = {"rounds": s.sample_rounds, "langevin": langevin, "judge": judge, "seed": seed}
@@ -102,11 +103,14 @@ def generation(
     found, x = samples(network, data, count=min(SAMPLES, 20 * few), **common)
     shape, per_class = tuple(x.shape[1:]), min(PER_CLASS, few)
     given = conditional_samples(network, shape, per_class=per_class, device=x.device, **common)
+    compared: dict[str, Any] = {"network": features, "count": min(SAMPLES, 4 * few)}
+    found = together(found, given, Found(sample_distances(x, data, **compared)))
     if not thorough:
-        return together(found, given)
+        return found
+    references = Found(reference_distances(data, data_noise=s.data_noise, seed=seed, **compared))
     traced = min(TRACED, 5 * few)
     at_rest = chain_diagnostics(network, data, x, langevin, data_noise=s.data_noise, count=traced, seed=seed)
-    return together(found, given, at_rest)
+    return together(found, references, at_rest)
 
 
 def measure(
@@ -115,7 +119,7 @@ def measure(
     data: Data,
     outside: Mapping[str, Tensor],
     *,
-    generative: bool,
+    features: Features | None,
     thorough: bool,
     judge: nn.Module | None,
     seed: int,
@@ -124,7 +128,7 @@ def measure(
 
     Args:
         outside: unfamiliar sets, see `familiarity`.
-        generative: does it draw samples?
+        features: in which its samples are compared with images; None for a network that draws none.
         thorough: also the other attacks, and diagnostics of chains.
         judge: another network, for samples and transfer attacks.
         seed: of every random number.
@@ -136,10 +140,16 @@ def measure(
         curve(network, x, labels, "linf", s.attack_steps, seed),
     ]
     if thorough:
-        parts.append(attacks(network, s, data, judge, generative, seed))
-    if generative:
-        parts.append(generation(network, s, data, judge, thorough, seed))
+        parts.append(attacks(network, s, data, judge, features is not None, seed))
+    if features is not None:
+        parts.append(generation(network, s, data, judge, features, thorough, seed))
     return together(*parts)
+
+
+@functools.cache
+def _features(device: torch.device, untrained: bool) -> Features:
+    """One for all networks that a process tests: it remembers what it found of test images."""
+    return load_features(device, untrained=untrained)
 
 
 def weights_sha256(network: nn.Module) -> str:
@@ -167,12 +177,13 @@ def test_one(preset: str, seen: Mapping[str, tuple[str, str]], key: Key) -> str:
         if not folder.file.exists():
             count = min(OUTSIDE, 2 * s.attacked_images)
             outside = out_of_distribution_sets(data.to(device), count, seed, sample=preset == "smoke")
+            draws = generative and view not in BRIEF
             found = measure(
                 network,
                 s,
                 data.to(device),
                 outside,
-                generative=generative and view not in BRIEF,
+                features=_features(device, preset == "smoke") if draws else None,
                 thorough=view in THOROUGH,
                 judge=judge,
                 seed=seed,
@@ -214,7 +225,7 @@ def main() -> None:
     origin = provenance.begin("evaluate", preset, None, Path(__file__))
     seen = views(arms, {arm: read_arm(preset, arm)[0].generative_weight > 0 for arm in arms})
     keys = [(view, seed) for view in seen for seed in seeds]
-    folders = parallel(partial(test_one, preset, seen), keys)
+    folders = parallel(functools.partial(test_one, preset, seen), keys)
     write(preset, {key: read(folder) for key, folder in zip(keys, folders, strict=True)}, seeds)
     origin.finish(runs("jem", preset) / "provenance" / "evaluate.json")
     for folder in folders:

@@ -19,7 +19,15 @@ Pictures = Mapping[str, Mapping[str, np.ndarray[Any, np.dtype[Any]]]]
 
 MARKERS = ("o", "s", "^", "v", "D", "P", "X")
 #: Which arms are kept where there is no room for all.
-IMPORTANCE = ("jem", "classifier", "classifier_early", "classifier_noiseless", "classifier_smoothed", "jem_last")
+IMPORTANCE = (
+    "jem",
+    "classifier",
+    "flow",
+    "classifier_early",
+    "classifier_smoothed",
+    "classifier_noiseless",
+    "jem_last",
+)
 
 
 def read_tables(folder: Path) -> dict[str, dict[str, dict[str, Rows]]]:

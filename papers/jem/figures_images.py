@@ -34,6 +34,7 @@ DEFENCES = {
     "jem10": "JEM-10",
     "jem1_full": "JEM-1, full\ngradient",
     "jem1_noisy": "JEM-1, of 5\nnoisy copies",
+    "jem10_full": "JEM-10, full\ngradient",
 }
 
 
@@ -132,8 +133,8 @@ def refinement(folder: Path, metrics: Metrics, arms: Mapping[str, str]) -> None:
 
 
 def score_histograms(folder: Path, tables: Tables, arms: Mapping[str, str]) -> None:
-    """The three scores on test images and on unfamiliar ones: a row for each of two arms, first seed."""
-    shown = chosen([arm for arm in arms if any(of_table(tables, arm, f"histogram_{score}") for score in SCORES)], 2)
+    """The three scores on test images and on unfamiliar ones: a row for each of three arms, first seed."""
+    shown = chosen([arm for arm in arms if any(of_table(tables, arm, f"histogram_{score}") for score in SCORES)], 3)
     if not shown:
         return
     figure, axes = new_figure(11, 3.2 * len(shown) + 0.6, rows=len(shown), columns=3)
@@ -142,7 +143,10 @@ def score_histograms(folder: Path, tables: Tables, arms: Mapping[str, str]) -> N
         for j, (score, label) in enumerate(SCORES.items()):
             each = axes[3 * i + j]
             rows = next(iter(of_table(tables, arm, f"histogram_{score}").values()), [])
-            for name in colours if rows else ():
+            if not rows:
+                each.set_axis_off()
+                continue
+            for name in colours:
                 if name in rows[0]:
                     ends = [row["low"] for row in rows] + [rows[-1]["low"] + rows[-1]["width"]]
                     told = {"test": "test images", **SETS}[name]
@@ -152,7 +156,7 @@ def score_histograms(folder: Path, tables: Tables, arms: Mapping[str, str]) -> N
                     }
                     each.stairs([row[name] for row in rows], ends, label=told, **line)
             heights = sorted(row[name] for row in rows for name in colours if name in row)
-            if heights and heights[-1] > 0:
+            if heights[-1] > 0:
                 # One set that sits in one bin would flatten all the others.
                 each.set_ylim(0, 1.05 * min(heights[-1], max(4 * heights[int(0.95 * len(heights))], 1e-9)))
             each.set_xlabel(label)
@@ -165,8 +169,12 @@ def score_histograms(folder: Path, tables: Tables, arms: Mapping[str, str]) -> N
 def auroc(folder: Path, metrics: Metrics, arms: Mapping[str, str]) -> None:
     """AUROC between test images and unfamiliar ones, scores of arms by sets, as table 3 of the paper."""
     names = [name for name in SETS if any(f"auroc_{score}_{name}" in metrics for score in SCORES)]
-    measured = [arm for arm in arms if any(arm in metrics.get(f"auroc_confidence_{name}", {}) for name in names)]
-    lines = [(score, arm) for score in SCORES for arm in chosen(measured, 4)]
+
+    def measured(score: str, arm: str) -> bool:
+        return any(arm in metrics.get(f"auroc_{score}_{name}", {}) for name in names)
+
+    shown = chosen([arm for arm in arms if any(measured(score, arm) for score in SCORES)], 5)
+    lines = [(score, arm) for score in SCORES for arm in shown if measured(score, arm)]
     if not lines:
         return
     values = np.full((len(lines), len(names)), np.nan)

@@ -33,20 +33,23 @@ def first_of_each(images: Images, count: int) -> Images:
 
 
 def samples(folder: Path, pictures: Pictures, arms: Mapping[str, str]) -> None:
-    """Chains on log p(x), and on the logit of each class, of the first arm that has both; old ones come first."""
+    """Chains on log p(x) and on the logit of each class, old ones first, of the first arm that has both; a flow's."""
     arm = next((arm for arm in arms if {"samples", "conditional"} <= pictures.get(arm, {}).keys()), None)
     if arm is None:
         return
     free, given = pictures[arm]["samples"], pictures[arm]["conditional"]
-    figure, (left, right) = new_figure(11, 5.3, columns=2)
+    other = pictures.get("flow", {}).get("samples")
+    figure, (left, right, *more) = new_figure(11 if other is None else 14.5, 5.3, columns=2 if other is None else 3)
     draw_grid(left, free, 10, "p(x)")
     draw_grid(right, given, max(1, len(given) // 10), "p(x | y)", names_of(given))
+    for axes in more:
+        draw_grid(axes, other, 8, "the flow's p(x)")
     save(figure, folder / "samples.png")
     figure, (only,) = new_figure(6, 2.5)
     four = first_of_each(given, 4)
     by_row = four.reshape(10, -1, *four.shape[1:]).swapaxes(0, 1).reshape(four.shape)
     draw_grid(only, by_row, 10)
-    save(figure, folder / "samples_gallery.png")
+    save(figure, folder / "gallery.png")
 
 
 def distal(folder: Path, metrics: Metrics, pictures: Pictures, arms: Mapping[str, str]) -> None:

@@ -8,16 +8,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from papers.jem import figures_images, figures_toys
+from papers.jem import figures_images, figures_toys, figures_training
 from papers.jem.tables import VIEWS, write_tables
 from shared import errors
+from shared.files import read_json
 from shared.measurements import read_metrics
 from shared.paths import ROOT
 from shared.report.records import Headline, headline, write_headline
 from shared.results import Metrics, merge, write_metrics
 from shared.settings import read_yaml
 
-STAGES = ("toys", "stability", "evaluate")
+STAGES = ("toys", "stability", "likelihood", "evaluate")
 #: Name, metric and what the paper has, on other data and with another network.
 HEADLINES = (
     ("accuracy", "accuracy_percent", "92.9 (CIFAR-10, all labels)"),
@@ -60,8 +61,13 @@ def report(preset: str, root: Path = ROOT) -> None:
     for stale in (*(target / "figures").glob("*.png"), *(target / "tables").glob("*.csv")):
         stale.unlink()  # of another preset, which may have measured more
     tables = figures_images.read_tables(run / "evaluate")
+    tables["flow"] = figures_images.read_tables(run).get("likelihood", {})
     pictures = figures_images.read_pictures(paper / "pictures" / preset)
+    pictures["flow"] = figures_images.read_pictures(run / "likelihood").get("samples", {})
     figures_images.draw(target / "figures", metrics, tables, pictures, VIEWS)
+    timed = target / "benchmark.json"
+    speeds = read_json(timed) if timed.is_file() else []
+    figures_training.draw(target / "figures", metrics, run / "train", run / "stability", VIEWS, speeds)
     figures_toys.draw(target / "figures", metrics, run / "toys")
     write_tables(target / "tables", metrics)
     write_headline(target / "headline.json", headlines(metrics, preset))

@@ -92,6 +92,7 @@ def defences(network: nn.Module) -> dict[str, Network]:
         "jem1_full": jem(network, 1, gradient="full"),
         "jem1_noisy": jem(network, 1, noisy=True),
         "jem10": jem(network, 10),
+        "jem10_full": jem(network, 10, gradient="full"),
     }
 
 
@@ -104,9 +105,9 @@ def refinement(
     (`own`), one that of JEM-0. Even a plain classifier seems robust with one step of refinement to an attacker who
     follows its own gradient only: a large step leaves the softmax saturated.
 
-    `jem1_full` is attacked through the refinement step itself. `jem1_noisy` is the mean of 5 noisy copies, and so is
-    each gradient that the attacker follows: with new noise at every step that is an expectation over the noise
-    (Athalye et al., 2018). All see the same images.
+    `jem1_full` and `jem10_full` are attacked through the refinement steps themselves. `jem1_noisy` is the mean of 5
+    noisy copies, and so is each gradient that the attacker follows: with new noise at every step that is an expectation
+    over the noise (Athalye et al., 2018). All see the same images.
 
     Args:
         names: which of the `defences`; all by default.

@@ -41,7 +41,7 @@ REMEDIES = {
 }
 REMEDIED = ((1.0, 1), (4.0, 5))
 #: Looks at the curvature along a run; samples and power iterations of a look.
-LOOKS, SAMPLES, ITERATIONS = 12, 32, 8
+LOOKS, SAMPLES, ITERATIONS = 12, 16, 8
 
 
 class Cell(NamedTuple):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from papers.jem.figures_training import REMEDIES, cell_of
 from shared.comparisons import Metrics
 from shared.measurements import mean_and_ends
 from shared.report.tables import Cell, write_csv
@@ -22,13 +23,7 @@ VIEWS = {
     "jem_conditional": "log p(x|y), short",
     "jem_labelled_only": "JEM without unlabelled images, short",
     "jem_energy_l2": "JEM, energies penalised, short",
-}
-#: What was tried against divergence, as in stability.py.
-REMEDIES = {
-    "": "none",
-    "energy_l2": "squared energies penalised by 0.1",
-    "gradient_clamp": "scores clamped to 1",
-    "leaky_relu": "LeakyReLU in place of Swish",
+    "flow": "flow, a likelihood",
 }
 SCORES = {"log_density": "log p(x)", "confidence": "max p(y|x)", "approximate_mass": "-|d log p(x)/dx|"}
 SETS = ("mnist", "fashion_mnist", "uniform", "interpolation", "tiles")
@@ -40,6 +35,8 @@ def write_tables(folder: Path, metrics: Metrics) -> None:
         "classification": classification(metrics),
         "unfamiliar": unfamiliar(metrics),
         "attacks": attacks(metrics),
+        "samples": samples(metrics),
+        "chains": chains(metrics),
         "stability": stability(metrics),
         "training": training(metrics),
     }
@@ -94,16 +91,38 @@ def attacks(metrics: Metrics) -> Lines:
     return ["network", "accuracy, %", *titles], by_view(metrics, names, first=0)
 
 
+def samples(metrics: Metrics) -> Lines:
+    """Distance of samples from images, and what classes they are to another network; then what a distance means."""
+    names = ["samples_kernel_distance", "samples_frechet_distance", "samples_judged_label_entropy_nats"]
+    names += ["samples_judged_classes", "conditional_judged_percent", "samples_nearest_train", "test_nearest_train"]
+    header = ["samples of", "kernel distance, x 1,000", "low", "high", "Frechet distance", "entropy of labels, nats"]
+    header += ["classes", "of the class asked for, %", "L2 to the nearest training image", "the same of test images"]
+    lines = by_view(metrics, names)
+    for metric in metrics:
+        if match := re.fullmatch(r"reference_(\w+)_kernel_distance", metric):
+            arm = next(iter(metrics[metric]))
+            spread = mean_and_ends(metrics, metric, arm)
+            frechet = mean_and_ends(metrics, f"reference_{match[1]}_frechet_distance", arm)[0]
+            lines.append([f"({match[1].replace('_', ' ')})", *spread, frechet, *[None] * (len(header) - 5)])
+    return header, lines
+
+
+def chains(metrics: Metrics) -> Lines:
+    """Are settled chains at rest, stable and mixing?"""
+    names = ["log_density_gap_nats", "curvature_test_mean", "curvature_test_max", "curvature_samples_mean"]
+    names += ["curvature_samples_max", "autocorrelation_lag1", "autocorrelation_lag10", "autocorrelation_lag100"]
+    header = ["network", "log p(x) of data less samples, nats", "low", "high"]
+    header += ["step x curvature at data", "largest", "at samples", "largest", "autocorrelation, lag 1", "10", "100"]
+    return header, by_view(metrics, names)
+
+
 def stability(metrics: Metrics) -> Lines:
     """How many of the short trainings without recovery diverged, and how long they lasted."""
-    pattern = re.compile(r"rate([\d.]+)_eta(\d+)_noise([\d.]+)_?(.*)")
     lines: list[list[Cell]] = []
     for arm, seeds in metrics.get("diverged", {}).items():
-        match = pattern.fullmatch(arm)
-        if match:
+        if cell := cell_of(arm):
             survived = mean_and_ends(metrics, "steps_survived", arm)[0]
-            factors: list[Cell] = [float(match[1]), int(match[2]), float(match[3]), REMEDIES[match[4]]]
-            lines.append([*factors, len(seeds), round(sum(seeds.values())), survived])
+            lines.append([*cell[:3], REMEDIES[cell.remedy], len(seeds), round(sum(seeds.values())), survived])
     lines.sort(key=lambda line: (*(float(cell or 0) for cell in line[:3]), str(line[3])))
     return [
         "learning rate, times the preset's",

@@ -11,6 +11,7 @@ from torch import nn
 from papers.jem import evaluate
 from papers.jem.data import Data
 from papers.jem.evaluation import Found
+from papers.jem.feature_distance import load_features
 from papers.jem.model import SmallConvNet
 from papers.jem.settings import Settings, load
 from papers.jem.training import Arm
@@ -53,11 +54,18 @@ def test_views() -> None:
 
 
 def test_what_is_measured_of_which_network() -> None:
-    data = small_data()
+    data, features = small_data(), load_features(untrained=True)
     outside = {"noise": torch.rand(5, 1, 28, 28)}
     found = {
         (generative, thorough): evaluate.measure(
-            network(0), settings(), data, outside, generative=generative, thorough=thorough, judge=network(1), seed=0
+            network(0),
+            settings(),
+            data,
+            outside,
+            features=features if generative else None,
+            thorough=thorough,
+            judge=network(1),
+            seed=0,
         )
         for generative, thorough in ((True, True), (True, False), (False, True), (False, False))
     }
@@ -67,6 +75,8 @@ def test_what_is_measured_of_which_network() -> None:
         assert all(math.isfinite(value) for rows in each.tables.values() for row in rows for value in row.values())
     names = {key: each.numbers.keys() for key, each in found.items()}
     assert {key for key in names if "samples_classes" in names[key]} == {(True, True), (True, False)}
+    assert {key for key in names if "samples_kernel_distance" in names[key]} == {(True, True), (True, False)}
+    assert {key for key in names if "reference_train_kernel_distance" in names[key]} == {(True, True)}
     assert {key for key in names if "distal_steps_mean" in names[key]} == {(True, True), (False, True)}
     assert {key for key in names if "log_density_gap_nats" in names[key]} == {(True, True)}
     assert {key for key in names if "check_transfer_linf_eps0_1_percent" in names[key]} == {(True, True)}

@@ -14,7 +14,7 @@ from shared.results import Metrics, put, write_rows
 ARMS = {"classifier": "classifier", "jem": "JEM", "never_measured": "never measured"}
 FIGURES = {
     "reliability.png", "robust_accuracy.png", "refinement.png", "scores.png", "auroc.png",
-    "samples.png", "samples_gallery.png", "distal.png", "chains.png",
+    "samples.png", "gallery.png", "distal.png", "chains.png",
 }  # fmt: skip
 SHAPE = (1, 6, 6)
 
