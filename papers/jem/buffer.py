@@ -102,6 +102,8 @@ class ReplayBuffer:
             raise ValueError(f"the probability of a fresh start is in [0, 1], got {reinit}")
         self.start, self.reinit, self.classes, self.per_class = start, reinit, classes, size // classes
         self.states = start(torch.arange(size, device=device) // self.per_class, generator)
+        #: Slots of the last `write`.
+        self.recent = torch.arange(0, device=device)
 
     def __len__(self) -> int:
         return len(self.states)
@@ -148,10 +150,11 @@ class ReplayBuffer:
         position = torch.arange(len(index), device=index.device)
         last = ((index[:, None] == index) * position).amax(1)
         self.states[index] = x.detach()[last].to(self.states.dtype)
+        self.recent = index.clone()
 
     def state_dict(self) -> dict[str, Tensor]:
         """What is saved."""
-        return {"states": self.states}
+        return {"states": self.states, "recent": self.recent}
 
     def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
         """What was saved, copied into place.
@@ -163,3 +166,4 @@ class ReplayBuffer:
         if saved.shape != self.states.shape:
             raise ValueError(f"a buffer {tuple(saved.shape)} does not go into one of {tuple(self.states.shape)}")
         self.states.copy_(saved)
+        self.recent = state["recent"].to(self.states.device)

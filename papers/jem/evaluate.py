@@ -39,6 +39,8 @@ from shared.training.jobs import parallel
 THOROUGH, BRIEF = ("jem", "classifier", "classifier_noiseless"), ("jem_last",)
 #: Who judges images that generative networks made, and whose gradients attack them; and who does so for all others.
 JUDGES = ("classifier", "jem")
+#: Who judges the distal adversaries of all: a network that none of them is.
+REFEREE = "classifier_smoothed"
 #: At most: images of each unfamiliar set, samples, samples of each class, chains that are traced. Where few images are
 #: attacked there are fewer of these too.
 OUTSIDE, SAMPLES, PER_CLASS, TRACED = 2_000, 400, 20, 50
@@ -70,14 +72,24 @@ def views(arms: Sequence[str], generative: Mapping[str, bool]) -> dict[str, tupl
     return {view: found[view] for view in sorted(found, key=cost, reverse=True)}
 
 
-def attacks(network: nn.Module, s: Settings, data: Data, judge: nn.Module | None, generative: bool, seed: int) -> Found:
-    """L2 attacks, refinement, checks of the gradient, and distal adversaries."""
+def attacks(
+    network: nn.Module,
+    s: Settings,
+    data: Data,
+    judge: nn.Module | None,
+    referee: nn.Module | None,
+    generative: bool,
+    seed: int,
+) -> Found:
+    """L2 attacks, refinement, checks of the gradient, and distal adversaries, which the referee judges."""
     x, labels = scale(data.test[: s.attacked_images]), data.test_labels[: s.attacked_images]
     half, few = (slice(0, max(1, len(x) // share)) for share in (L2_SHARE, STUDY_SHARE))
     names = () if generative else ("jem0", "jem1", "jem1_full")
+    plain = ("jem0", "jem1", "jem10")[: 3 if generative else 2]
     return together(
         curve(network, x[half], labels[half], "l2", s.attack_steps, seed),
         refinement(network, x[few], labels[few], s.attack_steps, seed, names),
+        refinement(network, x[few], labels[few], s.attack_steps, seed, plain, "l2"),
         masking_checks(network, x[few], labels[few], s.attack_steps, judge if generative else None, seed),
         distal(
             network,
@@ -85,7 +97,7 @@ def attacks(network: nn.Module, s: Settings, data: Data, judge: nn.Module | None
             tuple(x.shape[1:]),
             steps=min(DISTAL_STEPS, 10 * s.attack_steps),
             train=data.train,
-            judge=judge,
+            judge=referee,
             device=x.device,
             seed=seed,
         ),
@@ -122,6 +134,7 @@ def measure(
     features: Features | None,
     thorough: bool,
     judge: nn.Module | None,
+    referee: nn.Module | None,
     seed: int,
 ) -> Found:
     """All that is measured of one network.
@@ -131,6 +144,7 @@ def measure(
         features: in which its samples are compared with images; None for a network that draws none.
         thorough: also the other attacks, and diagnostics of chains.
         judge: another network, for samples and transfer attacks.
+        referee: a third one, for distal adversaries: the same for all that are compared.
         seed: of every random number.
     """
     x, labels = scale(data.test[: s.attacked_images]), data.test_labels[: s.attacked_images]
@@ -140,7 +154,7 @@ def measure(
         curve(network, x, labels, "linf", s.attack_steps, seed),
     ]
     if thorough:
-        parts.append(attacks(network, s, data, judge, features is not None, seed))
+        parts.append(attacks(network, s, data, judge, referee, features is not None, seed))
     if features is not None:
         parts.append(generation(network, s, data, judge, features, thorough, seed))
     return together(*parts)
@@ -168,9 +182,12 @@ def test_one(preset: str, seen: Mapping[str, tuple[str, str]], key: Key) -> str:
     generative = arm.generative_weight > 0
     network = load_network(preset, name, seed, kind)
     judge_view = JUDGES[0] if generative else JUDGES[1]
-    judge = load_network(preset, seen[judge_view][0], seed, seen[judge_view][1]) if judge_view in seen else None
+    judge, referee = (
+        load_network(preset, seen[other][0], seed, seen[other][1]) if other in seen else None
+        for other in (judge_view, REFEREE)
+    )
     device, data = pick_device(), data_of(s, seed, preset)
-    hashes = [weights_sha256(each) for each in (network, judge) if each is not None]
+    hashes = [weights_sha256(each) for each in (network, judge, referee) if each is not None]
     where = {"device": digest_of_device(device), "data": data.sha256(), "weights": hashes, "key": key}
     identity = digest(code=code_sha256(Path(__file__)), **where, **to_plain(s, arm))
     with StateFolder(f"jem-evaluate-{preset}-{view}-seed{seed}", identity) as folder:
@@ -186,6 +203,7 @@ def test_one(preset: str, seen: Mapping[str, tuple[str, str]], key: Key) -> str:
                 features=_features(device, preset == "smoke") if draws else None,
                 thorough=view in THOROUGH,
                 judge=judge,
+                referee=referee,
                 seed=seed,
             )
             folder.save(dict(vars(found)))

@@ -165,7 +165,8 @@ def reference_sets(data: Data, count: int, data_noise: float, seed: int) -> dict
     Raises:
         ValueError: there are too few images.
     """
-    generator = torch.Generator().manual_seed(seed)
+    # Apart from the generator that chose the labelled images, which would all come first.
+    generator = torch.Generator().manual_seed(2**31 + seed)
     order = torch.randperm(len(data.train), generator=generator).to(data.train.device)
     classes = int(data.train_labels.max()) + 1
     one_class = order[data.train_labels[order] == seed % classes]

@@ -31,10 +31,11 @@ SETS = {
 DEFENCES = {
     "jem0": "JEM-0",
     "jem1": "JEM-1",
-    "jem10": "JEM-10",
     "jem1_full": "JEM-1, full\ngradient",
     "jem1_noisy": "JEM-1, of 5\nnoisy copies",
+    "jem10": "JEM-10",
     "jem10_full": "JEM-10, full\ngradient",
+    "jem10_noisy": "JEM-10, of 5\nnoisy copies",
 }
 
 

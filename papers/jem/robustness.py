@@ -30,7 +30,7 @@ from papers.jem.sgld import Langevin, run_chains, still
 #: The largest is where next to nothing holds.
 RADII: dict[Norm, tuple[float, ...]] = {"linf": (0.01, 0.02, 0.05, 0.1, 0.2), "l2": (0.25, 0.5, 1.0, 2.0)}
 #: Radii at which refinement, and the attacker, are varied.
-STUDIED = (0.05, 0.1)
+STUDIED: dict[Norm, tuple[float, ...]] = {"linf": (0.05, 0.1), "l2": (0.5, 1.0)}
 #: The paper's code averages the logits of as many chains, and adds noise to each copy.
 CHAINS, INPUT_NOISE = 5, 0.03
 
@@ -93,47 +93,62 @@ def defences(network: nn.Module) -> dict[str, Network]:
         "jem1_noisy": jem(network, 1, noisy=True),
         "jem10": jem(network, 10),
         "jem10_full": jem(network, 10, gradient="full"),
+        "jem10_noisy": jem(network, 10, noisy=True),
     }
 
 
 def refinement(
-    network: nn.Module, x: Tensor, labels: Tensor, steps: int, seed: int = 0, names: Sequence[str] = ()
+    network: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    steps: int,
+    seed: int = 0,
+    names: Sequence[str] = (),
+    norm: Norm = "linf",
 ) -> Found:
-    """Robust accuracy in L-inf of JEM-k for k = 0, 1 and 10, and of JEM-1 against other attackers.
+    """Robust accuracy of JEM-k for k = 0, 1 and 10, and against other attackers.
 
     Refinement hides gradients, so two attacks are run and an image has to stand both: one follows the gradient of JEM-k
     (`own`), one that of JEM-0. Even a plain classifier seems robust with one step of refinement to an attacker who
     follows its own gradient only: a large step leaves the softmax saturated.
 
-    `jem1_full` and `jem10_full` are attacked through the refinement steps themselves. `jem1_noisy` is the mean of 5
-    noisy copies, and so is each gradient that the attacker follows: with new noise at every step that is an expectation
-    over the noise (Athalye et al., 2018). All see the same images.
+    `<JEM-k>_full` is attacked through the refinement steps themselves, and `<JEM-k>_worst` is what stands all of these
+    attacks. `<JEM-k>_noisy` is the mean of 5 noisy copies, and so is each gradient that the attacker follows: with new
+    noise at every step that is an expectation over the noise (Athalye et al., 2018). All see the same images.
 
     Args:
         names: which of the `defences`; all by default.
+        norm: of the attacks.
 
     Returns:
-        Numbers `<defence>_clean_percent`, `<defence>_linf_eps<radius>_percent` and, of the first attack alone,
-        `<defence>_own_linf_eps<radius>_percent`; and the table `refinement`: `eps` from 0 on, and a column
-        `<defence>_percent` each.
+        Numbers `<defence>_clean_percent` (with L-inf only), `<defence>_<norm>_eps<radius>_percent` and, of the first
+        attack alone, `<defence>_own_<norm>_eps<radius>_percent`; and the table `refinement_<norm>`: `eps` from 0 on,
+        and a column `<defence>_percent` each.
     """
-    attack, radii = Attack("linf", steps), (0.0, *STUDIED)
-    found, rows = Found(), [{"eps": eps} for eps in radii]
+    attack, radii = Attack(norm, steps), STUDIED[norm]
+    found, smallest = Found(), {}
     with still(network):
         for name, classify in defences(network).items():
             if names and name not in names:
                 continue
-            own = smallest_fooling_eps(classify, x, labels, STUDIED, attack, seed=seed)
-            smallest = own
+            smallest[name] = own = smallest_fooling_eps(classify, x, labels, radii, attack, seed=seed)
             if name != "jem0":
-                other = smallest_fooling_eps(classify, x, labels, STUDIED, attack, seed=seed, surrogate=network)
-                smallest = torch.minimum(own, other)
-                for eps, share in zip(STUDIED, robust_accuracy(own, STUDIED), strict=True):
-                    found.numbers[f"{name}_own_linf_{named(eps)}_percent"] = 100 * share
-            for row, eps, share in zip(rows, radii, robust_accuracy(smallest, radii), strict=True):
-                row[f"{name}_percent"] = 100 * share
-                found.numbers[f"{name}_{f'linf_{named(eps)}' if eps else 'clean'}_percent"] = 100 * share
-    found.tables["refinement"] = rows
+                other = smallest_fooling_eps(classify, x, labels, radii, attack, seed=seed, surrogate=network)
+                smallest[name] = torch.minimum(own, other)
+                for eps, share in zip(radii, robust_accuracy(own, radii), strict=True):
+                    found.numbers[f"{name}_own_{norm}_{named(eps)}_percent"] = 100 * share
+    for name in ("jem1", "jem10"):
+        if {name, f"{name}_full"} <= smallest.keys():
+            smallest[f"{name}_worst"] = torch.minimum(smallest[name], smallest[f"{name}_full"])
+    rows = [{"eps": eps} for eps in (0.0, *radii)]
+    for name, values in smallest.items():
+        for row, share in zip(rows, robust_accuracy(values, (0.0, *radii)), strict=True):
+            row[f"{name}_percent"] = 100 * share
+            if row["eps"]:
+                found.numbers[f"{name}_{norm}_{named(row['eps'])}_percent"] = 100 * share
+            elif norm == "linf":
+                found.numbers[f"{name}_clean_percent"] = 100 * share
+    found.tables[f"refinement_{norm}"] = rows
     return found
 
 
@@ -167,11 +182,11 @@ def masking_checks(
     with still(network):
         for name, attack in attacks.items():
             # One radius only: the results of smaller ones would be further starts.
-            measure(name, attack, STUDIED[-1:])
+            measure(name, attack, STUDIED["linf"][-1:])
         measure("grey", pgd, (0.5,))
         if surrogate is not None:
             with still(surrogate):
-                measure("transfer", pgd, STUDIED, surrogate)
+                measure("transfer", pgd, STUDIED["linf"], surrogate)
     return Found(numbers)
 
 

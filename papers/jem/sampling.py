@@ -121,12 +121,12 @@ def samples(
 
     Returns:
         Numbers `samples_...` and, of as many test images, `test_nearest_...`; the table `samples`, a row an image:
-        `age` in rounds, `label`, `confidence_percent`, `log_density_nats`; the picture `samples`, 100 as they come,
-        the oldest first. And the samples (count, C, H, W).
+        `age` in rounds, `label`, `confidence_percent`, `log_density_nats`; the picture `samples`, 100 of all
+        ages, the oldest first. And the samples (count, C, H, W), the oldest first.
     """
     shape = tuple(data.test.shape[1:])
     generator = torch.Generator(data.test.device).manual_seed(2 * seed)
-    age = ages(count, rounds, REINIT, generator)
+    age = ages(count, rounds, REINIT, generator).sort(descending=True).values
     x = draw(network, age, shape, langevin, generator, precision=precision)
     real = data.test[:count]
     numbers = {
@@ -149,7 +149,7 @@ def samples(
         {"age": a, "label": y, "confidence_percent": c, "log_density_nats": v}
         for a, y, c, v in zip(*columns, strict=True)
     ]
-    shown = age[:100].argsort(descending=True, stable=True)
+    shown = torch.linspace(0, count - 1, min(100, count), device=x.device).round().long()
     return Found(numbers, {"samples": rows}, {"samples": grey_levels(x[shown])}), x
 
 
@@ -187,12 +187,12 @@ def conditional_samples(
 def chain_diagnostics(
     network: nn.Module, data: Data, x: Tensor, langevin: Langevin, *, data_noise: float, count: int = 50, seed: int = 0
 ) -> Found:
-    """Are the chains at rest, stable and mixing? Measured at samples `x` (N, C, H, W) of `samples`, in float32.
+    """Are the chains at rest, stable and mixing? Measured at `x` (N, C, H, W) of `samples`, in float32.
 
     Args:
         langevin: the chains of training; how they move counts, not how long they are.
         data_noise: standard deviation of the noise on test images, as in training.
-        count: samples, and test images, whose curvature is measured, and chains that are traced.
+        count: samples, the oldest, and test images, whose curvature is measured, and chains that are traced.
 
     Returns:
         Numbers: `log_density_gap_nats`, mean LSE of test images with the noise of training less that of the samples

@@ -97,9 +97,10 @@ def settings_of(preset: str, cell: Cell) -> Settings:
 
 
 def curvature_times_step(trainer: Trainer, k: int) -> float:
-    """The largest over some states of the buffer of step size times curvature; 2 is the edge of stability."""
+    """The largest over some of the last samples of step size times curvature; 2 is the edge of stability."""
+    buffer = trainer.buffer
+    states = buffer.states[buffer.recent[:SAMPLES]] if len(buffer.recent) else buffer.states[:SAMPLES]
     generator = chain_generator(trainer.seed, 2**29 + k, trainer.device)
-    states = trainer.buffer.states[:SAMPLES]
     found = largest_curvature(trainer.model, states, iterations=ITERATIONS, generator=generator)
     return trainer.langevin.step_size * found.amax().item()
 
@@ -165,6 +166,9 @@ def main() -> None:
         put(metrics, "steps_survived", cell.arm, f"seed{cell.seed}", float(steps if ended is None else ended))
         own = {"rate": cell.rate, "chain_steps": cell.chain_steps, "noise": cell.noise, "seed": cell.seed}
         rows += [{**own, **row} for row in result["curvatures"] if not cell.remedy]
+    for seed in seeds:
+        of_grid = [r["diverged_at"] is not None for c, r in zip(cells, results, strict=True) if c[3:] == (seed, "")]
+        put(metrics, "diverged_percent", "grid", f"seed{seed}", 100 * sum(of_grid) / len(of_grid))
     folder = runs("jem", preset) / "stability"
     write_rows(folder / "curvature.csv", rows)
     write_metrics(folder / "metrics.json", metrics)

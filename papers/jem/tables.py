@@ -25,6 +25,18 @@ VIEWS = {
     "jem_energy_l2": "JEM, energies penalised, short",
     "flow": "flow, a likelihood",
 }
+#: Steps of refinement, and who attacks, in the order of the table.
+DEFENCES = {
+    "jem0": "none",
+    "jem1": "1 step; its gradient, and that without refinement",
+    "jem1_full": "1 step; back through the step, and without refinement",
+    "jem1_worst": "1 step; all of these attacks",
+    "jem1_noisy": "1 step, 5 noisy copies; mean gradient, and without",
+    "jem10": "10 steps; its gradient, and that without refinement",
+    "jem10_full": "10 steps; back through all steps, and without refinement",
+    "jem10_worst": "10 steps; all of these attacks",
+    "jem10_noisy": "10 steps, 5 noisy copies; mean gradient, and without",
+}
 SCORES = {"log_density": "log p(x)", "confidence": "max p(y|x)", "approximate_mass": "-|d log p(x)/dx|"}
 SETS = ("mnist", "fashion_mnist", "uniform", "interpolation", "tiles")
 
@@ -35,6 +47,7 @@ def write_tables(folder: Path, metrics: Metrics) -> None:
         "classification": classification(metrics),
         "unfamiliar": unfamiliar(metrics),
         "attacks": attacks(metrics),
+        "refinement": refinement(metrics),
         "samples": samples(metrics),
         "chains": chains(metrics),
         "stability": stability(metrics),
@@ -89,6 +102,29 @@ def attacks(metrics: Metrics) -> Lines:
     names = ["accuracy_percent", *(match[0] for match in matches)]
     titles = [f"{match[1]} {match[2].replace('_', '.')}" for match in matches]
     return ["network", "accuracy, %", *titles], by_view(metrics, names, first=0)
+
+
+def refinement(metrics: Metrics) -> Lines:
+    """Accuracy under attack with steps of refinement before classification, against several attackers."""
+    names = ["clean", "linf_eps0_05", "linf_eps0_1", "l2_eps0_5", "l2_eps1"]
+    header = [
+        "network",
+        "refinement and attacks",
+        "no attack, %",
+        "linf 0.05",
+        "low",
+        "high",
+        "linf 0.1",
+        "low",
+        "high",
+    ]
+    lines: list[list[Cell]] = []
+    for view, label in VIEWS.items():
+        for defence, words in DEFENCES.items():
+            found = [mean_and_ends(metrics, f"{defence}_{name}_percent", view) for name in names]
+            if found[1][0] is not None:
+                lines.append([label, words, found[0][0], *found[1], *found[2], found[3][0], found[4][0]])
+    return [*header, "l2 0.5", "l2 1"], lines
 
 
 def samples(metrics: Metrics) -> Lines:

@@ -232,8 +232,9 @@ def smoothed(rows: Sequence[Mapping[str, float]], name: str) -> list[float]:
 def divergence_summary(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """When chains lost hold, from rows with `kl_nats` and `step_times_curvature` (alpha lambda, bound 2).
 
-    KL is smoothed. `diverged` is 1 where the model ends farther from the data than it began. What lies past the bound
-    is left out of a run that stayed below it.
+    KL is smoothed. `diverged` is 1 where the model ends farther from the data than it began. A divergence is the first
+    row, wherever the curvature is, from which on it is farther than at the beginning; `steps_past_bound` is how long
+    after the first curvature beyond the bound that is, negative if before. What did not happen is left out.
     """
     kl = smoothed(rows, "kl_nats")
     sharp = [row["step_times_curvature"] for row in rows]
@@ -248,7 +249,9 @@ def divergence_summary(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     past = next((i for i, value in enumerate(sharp) if value > 2), None)
     if past is not None:
         found |= {"kl_at_bound_nats": kl[past], "step_at_bound": rows[past]["step"]}
-        worse = next((i for i in range(past, len(rows)) if kl[i] > kl[0]), None)
-        if worse is not None:
-            found |= {"step_of_divergence": rows[worse]["step"], "step_times_curvature_at_divergence": sharp[worse]}
+    if kl[-1] > kl[0]:
+        worse = next(i for i in range(len(rows)) if min(kl[i:]) > kl[0])
+        found |= {"step_of_divergence": rows[worse]["step"], "step_times_curvature_at_divergence": sharp[worse]}
+        bound = rows[-1]["step"] if past is None else rows[past]["step"]
+        found["steps_past_bound"] = rows[worse]["step"] - bound
     return found

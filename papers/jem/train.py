@@ -21,7 +21,7 @@ from papers.jem.settings import PARAMS, Settings
 from papers.jem.training import Trainer, network, read_arm, to_plain
 from shared import errors, provenance
 from shared.errors import UserError
-from shared.files import write_bytes
+from shared.files import write_bytes, write_json
 from shared.paths import paper, runs
 from shared.provenance import code_sha256
 from shared.results import Metrics, load_weights, put, save_weights, write_metrics, write_rows
@@ -69,7 +69,7 @@ def train(trainer: Trainer, folder: StateFolder, label: str, save_seconds: float
 
 
 def one_seed(preset: str, name: str, seed: int) -> dict[str, Any]:
-    """Train one seed: `rows`, `looks` at validation images, `events`, `seconds`, and the state `folder`."""
+    """Train one seed: `rows`, `looks` at validation images, `events`, seconds of both, and the state `folder`."""
     arm, s = read_arm(preset, name)
     device, label = pick_device(), f"{preset}-{name}-seed{seed}"
     data = data_of(s, seed, preset)
@@ -89,7 +89,9 @@ def one_seed(preset: str, name: str, seed: int) -> dict[str, Any]:
                     trainer.vector.copy_(weights)
                 save_weights(folder.folder / f"{kind}.pt", trainer.model)
             events = trainer.recovery.state_dict()["events"]
-            result = {"rows": record.rows, "looks": trainer.best.rows, "best_step": trainer.best.step, "events": events}
+            best = trainer.best
+            result = {"rows": record.rows, "looks": best.rows, "look_seconds": best.seconds, "best_step": best.step}
+            result["events"] = events
             return {**result, "seconds": record.seconds, "interruptions": record.interruptions}
 
         return {**remembered(folder, work), "folder": str(folder.folder)}
@@ -103,8 +105,11 @@ def write(preset: str, name: str, s: Settings, seeds: Sequence[int], results: Se
         key = f"seed{seed}"
         write_rows(target / f"record-{key}.csv", result["rows"])
         write_rows(target / f"validation-{key}.csv", result["looks"])
+        if result["events"]:
+            write_json(target / f"returns-{key}.json", result["events"])
         put(metrics, "train_seconds", name, key, result["seconds"])
-        put(metrics, "train_iterations_per_s", name, key, s.steps / result["seconds"])
+        # Looks at validation images are no part of an iteration.
+        put(metrics, "train_iterations_per_s", name, key, s.steps / (result["seconds"] - result["look_seconds"]))
         put(metrics, "divergences", name, key, len(result["events"]))
         put(metrics, "best_step", name, key, result["best_step"])
         for kind in KINDS:

@@ -5,6 +5,7 @@ and the difference of log densities of chains and of the unlabelled stream.
 """
 
 import re
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +56,7 @@ class Arm(Base):
     energy_l2: NonNegative = 0.0
     gradient_clamp: Rate | None = None  # of the chains' scores
     persistent: bool = True  # chains go on from the buffer; else every one starts from noise
-    activation: Activation = "swish"
+    activation: Activation | None = None  # None: the small net has Swish, wide residual nets LeakyReLU
     chain_steps: Positive | None = None
     data_noise: NonNegative | None = None
     learning_rate: Rate | None = None
@@ -81,10 +82,11 @@ def read_arm(preset: str, name: str, path: Path = PARAMS) -> tuple[Arm, Settings
 
 def network(s: Settings, arm: Arm) -> nn.Module:
     """The network of the settings with new weights."""
+    colours = 1 if s.images == "fashion_mnist" else 3
     if s.network == "small":
-        return SmallConvNet(CLASSES, 1 if s.images == "fashion_mnist" else 3, arm.activation)
+        return SmallConvNet(CLASSES, colours, arm.activation or "swish")
     depth, width = map(int, re.findall(r"\d+", s.network))
-    return WideResNet(depth, width, CLASSES, 1 if s.images == "fashion_mnist" else 3, arm.activation)
+    return WideResNet(depth, width, CLASSES, colours, arm.activation or "leaky_relu")
 
 
 def short_steps(s: Settings) -> int:
@@ -109,6 +111,7 @@ class Best:
         self.nll_nats, self.step = float("inf"), 0
         self.weights: Tensor | None = None
         self.rows: list[dict[str, float]] = []
+        self.seconds = 0.0  # that the looks took
 
     def offer(self, weights: Tensor, row: dict[str, float]) -> None:
         """Record a look at the validation images; keep a copy of the weights if it is the best."""
@@ -118,12 +121,12 @@ class Best:
 
     def state_dict(self) -> dict[str, Any]:
         """What is saved."""
-        return {"nll_nats": self.nll_nats, "step": self.step, "weights": self.weights, "rows": self.rows}
+        return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """What was saved."""
-        self.nll_nats, self.step = state["nll_nats"], state["step"]
-        self.weights, self.rows = state["weights"], state["rows"]
+        self.nll_nats, self.step, self.seconds = state["nll_nats"], state["step"], state["seconds"]
+        self.weights, self.rows = state["weights"], list(state["rows"])
 
 
 class Average:
@@ -172,8 +175,9 @@ class Trainer:
             s.buffer, uniform_start(shape), reinit=reinit, classes=classes, device=device, generator=filling
         )
         parts: dict[str, Stateful] = {"model": self.model, "optimizer": self.optimizer, "average": self.average}
-        self.recovery = Recovery({**parts, "buffer": self.buffer}, seed=seed, bound=LOSS_BOUND)
         self.best = Best()
+        parts |= {"buffer": self.buffer, "best": self.best}
+        self.recovery = Recovery(parts, seed=seed, bound=LOSS_BOUND)
 
     def state(self) -> dict[str, Stateful]:
         """All that changes."""
@@ -233,8 +237,10 @@ class Trainer:
         self.optimizer.step()
         self.average.update(self.vector)
         if (k + 1) % max(1, s.steps // VALIDATION_LOOKS) == 0 or k + 1 == s.steps:
+            began = time.perf_counter()
             row = {"step": float(k + 1), **judged(self.model, self.vector, self.average.vector, self.data)}
             self.best.offer(self.average.vector, row)
+            self.best.seconds += time.perf_counter() - began
         return {
             "loss": losses.total.detach(),
             "cross_entropy_nats": losses.cross_entropy_nats.detach(),

@@ -153,3 +153,14 @@ def test_wrong_buffers_are_refused():
         buffer().load_state_dict(buffer(20).state_dict())
     with pytest.raises(ValueError, match="fewer of \\[1\\]"):
         fit_class_gaussians(torch.randn(3, 2), torch.tensor([0, 0, 1]), 2)
+
+
+def test_the_last_slots_are_known_and_saved() -> None:
+    buffer = ReplayBuffer(8, uniform_start((2,)))
+    assert len(buffer.recent) == 0
+    index = torch.tensor([3, 5, 3])
+    buffer.write(index, torch.zeros(3, 2))
+    assert torch.equal(buffer.recent, index)
+    other = ReplayBuffer(8, uniform_start((2,)))
+    other.load_state_dict(buffer.state_dict())
+    assert torch.equal(other.recent, index)

@@ -65,6 +65,7 @@ def test_what_is_measured_of_which_network() -> None:
             features=features if generative else None,
             thorough=thorough,
             judge=network(1),
+            referee=network(2),
             seed=0,
         )
         for generative, thorough in ((True, True), (True, False), (False, True), (False, False))

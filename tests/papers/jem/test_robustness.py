@@ -61,15 +61,35 @@ def test_refinement_does_not_help_where_the_density_does_not_know_the_classes() 
     w = network.w.detach()
     symmetric = Linear(0.2 * torch.stack([w[0] - w[1], w[1] - w[0]]))
     found = refinement(symmetric, x, labels, steps=3)
-    assert {row["eps"] for row in found.tables["refinement"]} == {0.0, *STUDIED}
+    assert {row["eps"] for row in found.tables["refinement_linf"]} == {0.0, *STUDIED["linf"]}
     for name in defences(symmetric):
-        shares = [row[f"{name}_percent"] for row in found.tables["refinement"]]
+        shares = [row[f"{name}_percent"] for row in found.tables["refinement_linf"]]
         assert shares == sorted(shares, reverse=True)
         assert found.numbers[f"{name}_clean_percent"] == shares[0]
     assert found.numbers["jem0_linf_eps0_05_percent"] == pytest.approx(safe_share(symmetric, x, labels, 0.05, 1))
     assert found.numbers["jem1_clean_percent"] == pytest.approx(found.numbers["jem0_clean_percent"], abs=4)
     only = refinement(symmetric, x, labels, steps=1, names=("jem0",))
-    assert set(only.tables["refinement"][0]) == {"eps", "jem0_percent"}
+    assert set(only.tables["refinement_linf"][0]) == {"eps", "jem0_percent"}
+
+
+def test_the_worst_attack_is_no_kinder_than_any() -> None:
+    network, x, labels = problem(60)
+    numbers = refinement(network, x, labels, steps=2).numbers
+    for k in (1, 10):
+        for eps in ("eps0_05", "eps0_1"):
+            worst, *others = (numbers[f"jem{k}{which}_linf_{eps}_percent"] for which in ("_worst", "", "_full"))
+            assert worst <= min(others)
+    assert not any("worst" in name for name in refinement(network, x, labels, 1, names=("jem0", "jem1")).numbers)
+
+
+def test_refinement_in_the_other_norm() -> None:
+    network, x, labels = problem(60)
+    found = refinement(network, x, labels, 10, names=("jem0", "jem1"), norm="l2")
+    for eps in STUDIED["l2"]:
+        known = safe_share(network, x, labels, eps, 2)
+        assert found.numbers[f"jem0_l2_{named(eps)}_percent"] == pytest.approx(known, abs=2)
+    assert {row["eps"] for row in found.tables["refinement_l2"]} == {0.0, *STUDIED["l2"]}
+    assert not any("clean" in name for name in found.numbers)
 
 
 def test_refinement_that_hides_gradients_is_found_out() -> None:

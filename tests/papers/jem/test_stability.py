@@ -47,11 +47,17 @@ def test_a_remedy_is_trained_with(monkeypatch, tmp_path) -> None:
     assert [arm.energy_l2 for arm in arms] == [0.1, 0.0]
 
 
-def test_the_curvature_is_that_of_the_buffer_times_the_step() -> None:
+def test_the_curvature_is_that_of_the_last_samples_times_the_step() -> None:
     run = tiny.trainer()
+    run.step(0)
+    index = run.buffer.recent
+    assert len(index) == run.settings.batch
+    untouched = torch.ones(len(run.buffer), dtype=torch.bool)
+    untouched[index] = False
+    run.buffer.states[untouched] = 1e3  # where the last step was not does not count
     got = stability.curvature_times_step(run, 3)
     generator = chain_generator(run.seed, 2**29 + 3)
-    states = run.buffer.states[: stability.SAMPLES]
+    states = run.buffer.states[index[: stability.SAMPLES]]
     expected = largest_curvature(run.model, states, iterations=stability.ITERATIONS, generator=generator)
     assert got == pytest.approx(run.langevin.step_size * expected.amax().item())
 

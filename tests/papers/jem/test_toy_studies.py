@@ -203,5 +203,16 @@ def test_the_summary_of_a_healthy_and_of_a_broken_training():
     assert found["step_at_bound"] == 5
     assert found["step_of_divergence"] == 5
     assert found["step_times_curvature_at_divergence"] == 2.5
+    assert found["steps_past_bound"] == 0
     assert found["step_times_curvature_at_lowest_kl"] == pytest.approx(0.4)
     assert found["last_kl_nats"] == 9
+
+
+def test_a_divergence_before_the_bound_is_told_as_one():
+    early = [{"step": i, "kl_nats": 1.0 + i, "step_times_curvature": 0.3} for i in range(6)]
+    found = divergence_summary(early)
+    assert found["diverged"] == 1
+    assert found["step_times_curvature_at_divergence"] == 0.3
+    assert found["steps_past_bound"] < 0
+    late = [{"step": 6 + i, "kl_nats": 9.0, "step_times_curvature": 3.0} for i in range(4)]
+    assert divergence_summary(early + late)["steps_past_bound"] == found["step_of_divergence"] - 6
