@@ -39,7 +39,8 @@ from shared.training.jobs import parallel
 THOROUGH, BRIEF = ("jem", "classifier", "classifier_noiseless"), ("jem_last",)
 #: Who judges images that generative networks made, and whose gradients attack them; and who does so for all others.
 JUDGES = ("classifier", "jem")
-#: Who judges the distal adversaries of all: a network that none of them is.
+#: Who judges the distal adversaries of all: a network that none of them is, of another seed, because arms of one seed
+#: share their first weights, and adversaries of one fool the other.
 REFEREE = "classifier_smoothed"
 #: At most: images of each unfamiliar set, samples, samples of each class, chains that are traced. Where few images are
 #: attacked there are fewer of these too.
@@ -174,6 +175,12 @@ def weights_sha256(network: nn.Module) -> str:
     return content.hexdigest()
 
 
+def another(seed: int) -> int:
+    """The seed after this one in params.yaml, the first after the last."""
+    seeds: list[int] = read_yaml(PARAMS)["seeds"]
+    return seeds[(seeds.index(seed) + 1) % len(seeds)]
+
+
 def test_one(preset: str, seen: Mapping[str, tuple[str, str]], key: Key) -> str:
     """Measure one network; the state folder that holds what was found."""
     view, seed = key
@@ -183,8 +190,8 @@ def test_one(preset: str, seen: Mapping[str, tuple[str, str]], key: Key) -> str:
     network = load_network(preset, name, seed, kind)
     judge_view = JUDGES[0] if generative else JUDGES[1]
     judge, referee = (
-        load_network(preset, seen[other][0], seed, seen[other][1]) if other in seen else None
-        for other in (judge_view, REFEREE)
+        load_network(preset, seen[other][0], of_seed, seen[other][1]) if other in seen else None
+        for other, of_seed in ((judge_view, seed), (REFEREE, another(seed)))
     )
     device, data = pick_device(), data_of(s, seed, preset)
     hashes = [weights_sha256(each) for each in (network, judge, referee) if each is not None]

@@ -13,10 +13,11 @@ from papers.jem.data import Data
 from papers.jem.evaluation import Found
 from papers.jem.feature_distance import load_features
 from papers.jem.model import SmallConvNet
-from papers.jem.settings import Settings, load
+from papers.jem.settings import PARAMS, Settings, load
 from papers.jem.training import Arm
 from shared.measurements import read_metrics
 from shared.results import read_rows
+from shared.settings import read_yaml
 
 SEEN = {"jem": ("jem", "best"), "classifier": ("classifier", "last")}
 
@@ -133,3 +134,10 @@ def test_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [path.name for path in kept] == ["jem.npz"]
     with np.load(kept[0], allow_pickle=False) as archive:
         assert np.array_equal(archive["samples"], image.numpy() + 4)
+
+
+def test_the_referee_is_of_another_seed() -> None:
+    seeds = read_yaml(PARAMS)["seeds"]
+    others = [evaluate.another(seed) for seed in seeds]
+    assert sorted(others) == sorted(seeds)
+    assert all(other != seed for other, seed in zip(others, seeds, strict=True))

@@ -95,7 +95,7 @@ def test_a_refined_classifier_can_be_attacked_both_ways() -> None:
             gradient=gradient,
         )  # fmt: skip
         smallest = smallest_fooling_eps(classify, x, labels, (0.2, 0.5), Attack(steps=5, draws=2))
-        assert smallest.isfinite().any()
+        assert smallest.isfinite().float().mean() >= 0.5
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
 
 

@@ -1,7 +1,6 @@
 """The trainer on images: golden losses, resuming, recovery, arms, rates, averages, and the choice of weights."""
 
 import itertools
-import math
 from pathlib import Path
 
 import pytest
@@ -28,17 +27,16 @@ def test_golden_losses(name: str) -> None:
     assert got == pytest.approx(expected["losses"][name], **tolerance)
 
 
-@pytest.mark.parametrize("name", golden.ARMS)
+@pytest.mark.parametrize(
+    "name", [name for name in golden.ARMS if name != "conditional"]
+)  # -log p(x|y) does not ask for it
 def test_some_steps_lower_the_cross_entropy_of_a_fixed_batch(name: str) -> None:
     run = tiny.trainer(arm=golden.ARMS[name], steps=1000, data_noise=0.0)
     found = []
     for k in range(120):
         seed_step(0, k)
         found.append(float(run.step(100)["cross_entropy_nats"]))
-    if name != "conditional":  # -log p(x|y) does not ask for it
-        assert sum(found[-10:]) < 0.9 * sum(found[:10])
-    else:
-        assert all(math.isfinite(value) for value in found)
+    assert sum(found[-10:]) < 0.9 * sum(found[:10])
 
 
 def test_arms_of_a_seed_begin_alike_and_see_the_same_images() -> None:
