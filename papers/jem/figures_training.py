@@ -169,7 +169,7 @@ def _marks(axes: Axes, place: float, values: Mapping[str, float], colour: str, l
 
 
 def curvatures(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Step size times the largest curvature at states of the buffer, along the short trainings; a line a run."""
+    """Step size times the largest curvature at the last samples, along the short trainings; a line a run."""
     if not rows:
         return
     lengths = sorted({row["chain_steps"] for row in rows})

@@ -176,6 +176,6 @@ def training(metrics: Metrics) -> Lines:
     header = ["arm", "steps", "seconds", "iterations/s", "returns after a divergence", "step of the best weights"]
     names = ("train_steps", "train_seconds", "train_iterations_per_s", "divergences", "best_step")
     lines: list[list[Cell]] = []
-    for arm in metrics.get("train_seconds", {}):
+    for arm in sorted(metrics.get("train_seconds", {}), key=list(VIEWS).index):
         lines.append([arm, *(mean_and_ends(metrics, name, arm)[0] for name in names)])
     return header, lines
