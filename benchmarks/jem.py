@@ -4,8 +4,8 @@ Ours is the step of the training stage: labelled images, unlabelled images and s
 and channels-last with constant parameters, the buffer on the device, Adam on one vector. The literal step is what one
 writes first from the algorithm of the paper: float32 and the default layout, a graph kept at every move of a chain and
 parameters that are not constants, a buffer that is copied from and to the CPU, three passes one after the other, Adam
-parameter by parameter. Images are random numbers, of which no time depends. All take turns, and a turn of each takes
-about as long, so that they see the same machine; a ratio is the median of the ratios of the turns.
+parameter by parameter. Images are random numbers. All take turns, and a turn of each takes about as long, so that they
+see the same machine; a ratio is the median of the ratios of the turns.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import itertools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,16 +31,18 @@ from papers.jem.step import jem_step
 from shared import errors, provenance
 from shared.files import write_json
 from shared.paths import reports, runs
+from shared.results import Metrics, put, write_metrics
 from shared.training.device import autocast
 from shared.training.flat import flatten
 from shared.training.memory import keep_freed_memory
 
-CLASSES, SHAPE = 10, (1, 28, 28)
-REINIT = 0.05
+CLASSES, SHAPE, REINIT = 10, (1, 28, 28), 0.05
 #: Steps of chains in the comparison with the literal step: the preset's are the first, the paper's the second.
 MORE_STEPS = 20
 #: Depth and width of a small network of the paper's family; its turns take seconds, so there are fewer.
 WIDE, WIDE_SHARE = (10, 2), 5
+#: Of turns, for the spread of a ratio.
+GROUPS = 5
 #: Steps of chains in the comparison with a plain classifier.
 STEPS = (1, 5, 10, 20, 40)
 
@@ -156,7 +159,7 @@ def wide() -> WideResNet:
 
 
 def assert_equal_mathematics(settings: Settings) -> None:
-    """Raise AssertionError unless both steps have one loss, one gradient and the same samples, in float32.
+    """AssertionError unless both have one loss, one gradient and the same samples, in float32.
 
     Either all chains start from noise, or none does: then both draw the same random numbers in the same order.
     """
@@ -177,14 +180,30 @@ def assert_equal_mathematics(settings: Settings) -> None:
         torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
-def paired_ratio(numerator: list[float], denominator: list[float]) -> float:
-    """Median of the ratios of the turns."""
-    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+class Timed(NamedTuple):
+    """A record, and the ratios of the turns whose median is in it."""
+
+    entry: dict[str, object]
+    ratios: list[float]
+
+    def by_group(self) -> list[float]:
+        """Medians of up to GROUPS runs of turns, one after another: how far the ratio varies on this machine."""
+        count = min(GROUPS, len(self.ratios))
+        ends = [len(self.ratios) * i // count for i in range(count + 1)]
+        return [statistics.median(self.ratios[start:end]) for start, end in itertools.pairwise(ends)]
+
+
+def timed(
+    name: str, ours: float, baseline: float, unit: str, over: tuple[list[float], list[float]], conditions: str
+) -> Timed:
+    """The record whose ratio is the median of those of the turns, first over second of `over`."""
+    ratios = [a / b for a, b in zip(*over, strict=True)]
+    return Timed(entry(name, ours, baseline, unit, statistics.median(ratios), conditions), ratios)
 
 
 def iterations_entry(
     name: str, ours: FastStep, literal: LiteralStep, settings: Settings, steps: int, rounds: int, network: str
-) -> dict[str, object]:
+) -> Timed:
     """Training iterations a second with `steps` steps of chains."""
     images, langevin = batches(settings.batch), Langevin(steps)
     works: list[Callable[[], object]] = [
@@ -195,28 +214,27 @@ def iterations_entry(
     rate, other = (1 / statistics.median(times) for times in (fast, slow))
     shapes = f"{settings.batch} labelled, {settings.batch} unlabelled images and {settings.batch} samples of 28 x 28"
     how = f"higher is better; CPU, 1 thread; {network}; {steps} steps of chains; {shapes}; {rounds} rounds"
-    return entry(name, rate, other, "iterations/s", paired_ratio(slow, fast), how)
+    return timed(name, rate, other, "iterations/s", (slow, fast), how)
 
 
-def step_entries(settings: Settings, rounds: int) -> list[dict[str, object]]:
+def step_entries(settings: Settings, rounds: int) -> list[Timed]:
     """Training iterations a second, and milliseconds of one move of the chains, against the literal step."""
     torch.manual_seed(0)
     ours = FastStep(SmallConvNet(CLASSES), settings.buffer)
     literal = LiteralStep(ours.model, settings.buffer)
-    names = {settings.chain_steps: "train_iterations_per_s", MORE_STEPS: f"train_iterations_per_s_eta{MORE_STEPS}"}
-    entries = [
-        iterations_entry(name, ours, literal, settings, steps, rounds, "the small network of the preset")
-        for steps, name in names.items()
-    ]
     residual = FastStep(wide(), settings.buffer)
-    name, words = "train_iterations_per_s_wide_residual", "WRN-{}-{}, of the paper's family".format(*WIDE)
-    few = max(1, rounds // WIDE_SHARE)
     other = LiteralStep(residual.model, settings.buffer)
-    entries.append(iterations_entry(name, residual, other, settings, settings.chain_steps, few, words))
-    return [*entries, move_entry(ours, literal, settings, rounds)]
+    name, eta, few = "train_iterations_per_s", settings.chain_steps, max(1, rounds // WIDE_SHARE)
+    small, wider = "the small network of the preset", "WRN-{}-{}, of the paper's family".format(*WIDE)
+    return [
+        iterations_entry(name, ours, literal, settings, eta, rounds, small),
+        iterations_entry(f"{name}_eta{MORE_STEPS}", ours, literal, settings, MORE_STEPS, rounds, small),
+        iterations_entry(f"{name}_wide_residual", residual, other, settings, eta, few, wider),
+        move_entry(ours, literal, settings, rounds),
+    ]
 
 
-def move_entry(ours: FastStep, literal: LiteralStep, settings: Settings, rounds: int) -> dict[str, object]:
+def move_entry(ours: FastStep, literal: LiteralStep, settings: Settings, rounds: int) -> Timed:
     """Milliseconds of one move of the chains."""
     start, langevin = batches(settings.batch)[0], Langevin(settings.chain_steps)
     works: list[Callable[[], object]] = [
@@ -225,14 +243,12 @@ def move_entry(ours: FastStep, literal: LiteralStep, settings: Settings, rounds:
     ]
     fast, slow = in_turns(works, rounds)
     move, other = (1000 * statistics.median(times) / langevin.steps for times in (fast, slow))
-    how = (
-        f"lower is better; one of {langevin.steps} moves of {settings.batch} chains; ratio: baseline over ours; "
-        f"CPU, 1 thread; {rounds} rounds"
-    )
-    return entry("chain_step_ms", move, other, "ms", paired_ratio(slow, fast), how)
+    how = f"lower is better; one of {langevin.steps} moves of {settings.batch} chains; ratio: baseline over ours"
+    how += f"; CPU, 1 thread; {rounds} rounds"
+    return timed("chain_step_ms", move, other, "ms", (slow, fast), how)
 
 
-def cost_entries(settings: Settings, rounds: int) -> list[dict[str, object]]:
+def cost_entries(settings: Settings, rounds: int) -> list[Timed]:
     """What an iteration with chains costs, in iterations of a plain classifier.
 
     A pass forward is one unit, one backward to the images or to the weights as well: a classifier takes 3 units, JEM
@@ -254,12 +270,12 @@ def cost_entries(settings: Settings, rounds: int) -> list[dict[str, object]]:
             f"counting passes gives {(2 * steps + 9) / 3:.1f}; CPU, 1 thread; batch {settings.batch}; {rounds} rounds"
         )
         whole, plain = (1000 * statistics.median(column) for column in (times, classifier))
-        entries.append(entry(f"cost_ratio_eta{steps}", whole, plain, "ms", paired_ratio(times, classifier), how))
+        entries.append(timed(f"cost_ratio_eta{steps}", whole, plain, "ms", (times, classifier), how))
     return entries
 
 
 def main() -> None:
-    """Measure and write `reports/jem/benchmark.json`."""
+    """Measure and write `reports/jem/benchmark.json`, and the ratios of groups of turns as metrics."""
     parser = argparse.ArgumentParser(description="Speed of a JEM step, and what its chains cost.")
     parser.add_argument("--preset", default="laptop")
     preset = parser.parse_args().preset
@@ -269,11 +285,15 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()  # as in the training stages
     assert_equal_mathematics(settings)
-    entries = [*step_entries(settings, rounds), *cost_entries(settings, rounds)]
-    write_json(reports("jem") / "benchmark.json", entries)
-    origin.finish(runs("jem", preset) / "provenance" / "benchmark.json")
-    for row in entries:
+    measured = [*step_entries(settings, rounds), *cost_entries(settings, rounds)]
+    write_json(reports("jem") / "benchmark.json", [each.entry for each in measured])
+    metrics: Metrics = {}
+    for row, ratios in ((each.entry, each.by_group()) for each in measured):
         print(f"{row['name']}: {row['ours']} against {row['baseline']} {row['unit']}, ratio {row['ratio']}")
+        for group, ratio in enumerate(ratios):
+            put(metrics, "benchmark_ratio", str(row["name"]), f"seed{group}", ratio)
+    write_metrics(runs("jem", preset) / "benchmark" / "metrics.json", metrics)
+    origin.finish(runs("jem", preset) / "provenance" / "benchmark.json")
 
 
 if __name__ == "__main__":

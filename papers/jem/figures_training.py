@@ -3,7 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
@@ -51,22 +52,10 @@ def read_courses(folder: Path) -> dict[str, dict[str, dict[str, Rows]]]:
     return found
 
 
-def draw(
-    folder: Path,
-    metrics: Metrics,
-    train: Path,
-    study: Path,
-    arms: Mapping[str, str],
-    speeds: Sequence[Mapping[str, Any]],
-) -> None:
-    """Every figure whose numbers there are.
-
-    Args:
-        train, study: folders of the stages `train` and `stability`, which may be absent.
-        speeds: entries of `benchmark.json`.
-    """
+def draw(folder: Path, metrics: Metrics, train: Path, study: Path, arms: Mapping[str, str]) -> None:
+    """Every figure whose numbers there are; `train` and `study` are the folders of two stages, which may be absent."""
     course(folder, read_courses(train), arms)
-    costs(folder, speeds)
+    costs(folder, metrics)
     divergences(folder, metrics)
     curvatures(folder, read_rows(study / "curvature.csv") if (study / "curvature.csv").is_file() else [])
 
@@ -104,12 +93,12 @@ def _seeds(axes: Axes, seeds: Mapping[str, Rows], column: str, label: str, colou
     draw_seeds(axes, steps, {seed: [row[column] for row in rows] for seed, rows in seeds.items()}, label, color=colour)
 
 
-def costs(folder: Path, speeds: Sequence[Mapping[str, Any]]) -> None:
+def costs(folder: Path, metrics: Metrics) -> None:
     """Time of an iteration over that of a plain classifier against the steps of chains, and what counting says."""
     found = {
-        int(match[1]): float(entry["ratio"])
-        for entry in speeds
-        if (match := re.fullmatch(r"cost_ratio_eta(\d+)", str(entry["name"])))
+        int(match[1]): fmean(ratios.values())
+        for name, ratios in metrics.get("benchmark_ratio", {}).items()
+        if (match := re.fullmatch(r"cost_ratio_eta(\d+)", name))
     }
     if not found:
         return

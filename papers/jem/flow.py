@@ -239,12 +239,17 @@ class Flow(nn.Module):
         Args:
             precision: of the couplings' networks, "float32" or "bfloat16"; all else stays in the dtype of `x`.
         """
-        x, of_scale = to_logits(x)
-        x, of_first = self.first(F.pixel_unshuffle(x, 2), precision)
-        x, of_base = self.base(x, precision)
-        z = x[:, self.kept :]
-        x, of_second = self.second(F.pixel_unshuffle(x[:, : self.kept], 2), precision)
-        return torch.cat([x.flatten(1), z.flatten(1)], 1), of_scale + of_first + of_base + of_second
+        y, of_scale = to_logits(x)
+        z, log_determinant = self.codes_of_logits(y, precision)
+        return z, of_scale + log_determinant
+
+    def codes_of_logits(self, y: Tensor, precision: str = "float32") -> tuple[Tensor, Tensor]:
+        """As `forward`, of images on the logit scale: codes, and log |det dz/dy| (B,)."""
+        y, of_first = self.first(F.pixel_unshuffle(y, 2), precision)
+        y, of_base = self.base(y, precision)
+        z = y[:, self.kept :]
+        y, of_second = self.second(F.pixel_unshuffle(y[:, : self.kept], 2), precision)
+        return torch.cat([y.flatten(1), z.flatten(1)], 1), of_first + of_base + of_second
 
     def inverse(self, z: Tensor) -> Tensor:
         """Images (B, C, side, side) of codes (B, C side^2)."""
@@ -256,9 +261,13 @@ class Flow(nn.Module):
 
     def log_prob(self, x: Tensor, precision: str = "float32") -> Tensor:
         """log p(x) (B,) in nats of images in [-1, 1]: the log density of their codes plus the log-determinant."""
-        z, log_determinant = self(x, precision)
-        found: Tensor = log_determinant - 0.5 * (z.square().sum(1) + self.dims * math.log(2 * math.pi))
-        return found
+        y, of_scale = to_logits(x)
+        return self.log_prob_of_logits(y, precision) + of_scale
+
+    def log_prob_of_logits(self, y: Tensor, precision: str = "float32") -> Tensor:
+        """log p(y) (B,) in nats of images y on the logit scale, with respect to that scale."""
+        z, log_determinant = self.codes_of_logits(y, precision)
+        return log_determinant - 0.5 * (z.square().sum(1) + self.dims * math.log(2 * math.pi))
 
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from papers.jem import settings as presets
 from papers.jem.data import Data, load_data, out_of_distribution_sets, scale, unlabelled_batch
-from papers.jem.flow import Flow, bits_per_dim, dequantise, levels_of
+from papers.jem.flow import Flow, bits_per_dim, dequantise, levels_of, to_logits
+from papers.jem.looks import Looks
 from papers.jem.ood import auroc, histograms
 from papers.jem.settings import PARAMS, Settings
 from papers.jem.sgld import chain_generator, still
@@ -53,7 +54,7 @@ FIRST_IMAGES, LOOKS, LOOK_BATCHES = 512, 25, 16
 OUTSIDE, SAMPLES = 2_000, 64
 #: At most so many familiar images as a multiple of the attacked ones: at `laptop` all test images.
 TEST_SHARE = 10
-SCORES = ("log_density", "approximate_mass")
+SCORES = ("log_density", "approximate_mass", "approximate_mass_logit")
 _BATCH = 250
 
 
@@ -100,21 +101,6 @@ class FlowTrainer:
         return {"train_bits_per_dim": loss.detach(), **row}
 
 
-class Looks:
-    """Bits per dimension of validation images along a run, part of its state."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is saved."""
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """What was saved."""
-        self.rows = state["rows"]
-
-
 def train(trainer: FlowTrainer, folder: StateFolder, label: str, save_seconds: float = 20.0) -> Record:
     """Run or resume the training."""
     return fit(
@@ -146,6 +132,8 @@ def score(flow: Flow, images: Tensor, seed: int) -> dict[str, Tensor]:
     """Name of each score -> values (N,), on the CPU, of images (N, C, H, W) in [-1, 1]; higher is more familiar.
 
     `log_density`: log p(x) in nats on the scale [-1, 1], after `dequantise`; `approximate_mass`: -|d log p(x) / dx|.
+    A norm of a gradient depends on the scale, and the logit scale, on which the flow sees images, is steep at black and
+    white. So `approximate_mass_logit` is -|d log p(y) / dy| of images y on that scale.
     """
     generator = chain_generator(seed, 2**29, images.device)
     found: dict[str, list[Tensor]] = {name: [] for name in SCORES}
@@ -153,10 +141,14 @@ def score(flow: Flow, images: Tensor, seed: int) -> dict[str, Tensor]:
         for batch in images.split(_BATCH):
             x = dequantise(batch, generator).requires_grad_()
             with torch.enable_grad():
-                log_density = flow.log_prob(x)
-                (slope,) = torch.autograd.grad(log_density.sum(), x)
+                y, of_scale = to_logits(x)
+                of_logits = flow.log_prob_of_logits(y)
+                log_density = of_logits + of_scale
+                (slope,) = torch.autograd.grad(log_density.sum(), x, retain_graph=True)
+                (slope_logit,) = torch.autograd.grad(of_logits.sum(), y)
             found["log_density"].append(log_density.detach().cpu())
             found["approximate_mass"].append(-slope.flatten(1).norm(dim=1).cpu())
+            found["approximate_mass_logit"].append(-slope_logit.flatten(1).norm(dim=1).cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 

@@ -5,27 +5,19 @@ measure is left out. `python -m shared.report.publish jem` fills in the text aft
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from papers.jem import figures_images, figures_toys, figures_training
 from papers.jem.tables import VIEWS, write_tables
 from shared import errors
-from shared.files import read_json
 from shared.measurements import read_metrics
 from shared.paths import ROOT
 from shared.report.records import Headline, headline, write_headline
-from shared.results import Metrics, merge, put, write_metrics
+from shared.results import Metrics, merge, write_metrics
 from shared.settings import read_yaml
 
-STAGES = ("toys", "stability", "likelihood", "evaluate")
-#: Entries of the benchmark -> arms of `step_speed_ratio`.
-SPEEDS = {
-    "train_iterations_per_s": "small",
-    "train_iterations_per_s_eta20": "small_eta20",
-    "train_iterations_per_s_wide_residual": "wide_residual",
-}
+STAGES = ("toys", "stability", "likelihood", "benchmark", "evaluate")
 #: Name, metric and what the paper has, on other data and with another network.
 HEADLINES = (
     ("accuracy", "accuracy_percent", "92.9 (CIFAR-10, all labels)"),
@@ -41,17 +33,6 @@ def gather(run: Path, arms: Sequence[str]) -> Metrics:
     trained = [run / "train" / arm / "metrics.json" for arm in arms]
     found = [path for path in (*stages, *trained) if path.is_file() or path.parent.name == "evaluate"]
     return merge([read_metrics(path) for path in found])
-
-
-def timed(entries: Sequence[Mapping[str, Any]]) -> Metrics:
-    """From the entries of `benchmark.json`: an iteration over a plain classifier's, and the literal step over ours."""
-    metrics: Metrics = {}
-    for entry in entries:
-        if entry["name"].startswith("cost_ratio_eta"):
-            put(metrics, entry["name"], "jem", "exact", entry["ratio"])
-        if entry["name"] in SPEEDS:
-            put(metrics, "step_speed_ratio", SPEEDS[entry["name"]], "exact", entry["ratio"])
-    return metrics
 
 
 def headlines(metrics: Metrics, preset: str) -> list[Headline]:
@@ -75,8 +56,7 @@ def report(preset: str, root: Path = ROOT) -> None:
     paper, target = root / "papers" / "jem", root / "reports" / "jem"
     run = paper / "runs" / preset
     arms = read_yaml(paper / "params.yaml")["arms_to_run"]
-    speeds = read_json(target / "benchmark.json") if (target / "benchmark.json").is_file() else []
-    metrics = merge([gather(run, arms), timed(speeds)])
+    metrics = gather(run, arms)
     for stale in (*(target / "figures").glob("*.png"), *(target / "tables").glob("*.csv")):
         stale.unlink()  # of another preset, which may have measured more
     tables = figures_images.read_tables(run / "evaluate")
@@ -84,7 +64,7 @@ def report(preset: str, root: Path = ROOT) -> None:
     pictures = figures_images.read_pictures(paper / "pictures" / preset)
     pictures["flow"] = figures_images.read_pictures(run / "likelihood").get("samples", {})
     figures_images.draw(target / "figures", metrics, tables, pictures, VIEWS)
-    figures_training.draw(target / "figures", metrics, run / "train", run / "stability", VIEWS, speeds)
+    figures_training.draw(target / "figures", metrics, run / "train", run / "stability", VIEWS)
     figures_toys.draw(target / "figures", metrics, run / "toys")
     write_tables(target / "tables", metrics)
     write_headline(target / "headline.json", headlines(metrics, preset))

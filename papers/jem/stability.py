@@ -18,6 +18,7 @@ from torch import Tensor
 
 from papers.jem import settings as presets
 from papers.jem.data import load_data
+from papers.jem.looks import Looks
 from papers.jem.settings import PARAMS, Settings
 from papers.jem.sgld import chain_generator, largest_curvature
 from papers.jem.training import Arm, Trainer, short_steps, to_plain
@@ -69,21 +70,6 @@ def plan(seeds: Sequence[int]) -> list[Cell]:
     return sorted(grid + mended, key=lambda cell: -cell.chain_steps)
 
 
-class Curvatures:
-    """Step and largest curvature times step size at the samples, part of a run's state."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is saved."""
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """What was saved."""
-        self.rows = state["rows"]
-
-
 def steps_of(s: Settings) -> int:
     """Steps of a run: a quarter of a short training."""
     return max(2, short_steps(s) // 4)
@@ -114,7 +100,7 @@ def one_run(preset: str, cell: Cell) -> dict[str, Any]:
     with StateFolder(f"jem-{preset}-stability-{cell.arm}-seed{cell.seed}", identity) as folder:
 
         def work() -> dict[str, Any]:
-            trainer, seen = Trainer(arm, s, data, cell.seed, device), Curvatures()
+            trainer, seen = Trainer(arm, s, data, cell.seed, device), Looks()
             trainer.recovery.most = 0
             every = max(1, s.steps // LOOKS)
 

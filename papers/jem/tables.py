@@ -38,6 +38,8 @@ DEFENCES = {
     "jem10_noisy": "10 steps, 5 noisy copies; mean gradient, and without",
 }
 SCORES = {"log_density": "log p(x)", "confidence": "max p(y|x)", "approximate_mass": "-|d log p(x)/dx|"}
+#: A row for what only the flow has.
+ROWS = SCORES | {"approximate_mass_logit": "-|d log p(y)/dy|, y logits of the pixels"}
 SETS = ("mnist", "fashion_mnist", "uniform", "interpolation", "tiles")
 
 
@@ -85,7 +87,7 @@ def unfamiliar(metrics: Metrics) -> Lines:
     header = ["network", "score", *present]
     lines: list[list[Cell]] = []
     for view, label in VIEWS.items():
-        for score, words in SCORES.items():
+        for score, words in ROWS.items():
             cells: list[Cell] = [mean_and_ends(metrics, f"auroc_{score}_{name}", view)[0] for name in present]
             if any(cell is not None for cell in cells):
                 lines.append([label, words, *cells])

@@ -64,7 +64,7 @@ def test_entries_are_complete_and_consistent(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(jem, "MORE_STEPS", 2)
     monkeypatch.setattr(jem, "STEPS", (1, 3))
     monkeypatch.setattr("benchmarks.timing.TURN_S", 0.0)
-    entries = [*step_entries(TINY, 1), *cost_entries(TINY, 1)]
+    entries = [each.entry for each in (*step_entries(TINY, 1), *cost_entries(TINY, 1))]
     assert [row["name"] for row in entries] == [
         "train_iterations_per_s",
         "train_iterations_per_s_eta2",
@@ -80,3 +80,10 @@ def test_entries_are_complete_and_consistent(monkeypatch: pytest.MonkeyPatch) ->
         baseline_over_ours = row["name"] == "chain_step_ms"
         assert ratio == pytest.approx(baseline / ours if baseline_over_ours else ours / baseline, rel=1e-3)
     assert "counting passes gives 5.0" in str(entries[-1]["conditions"])
+
+
+def test_groups_of_turns_are_medians_of_all_turns_in_their_order() -> None:
+    turns = [1.0, 2.0, 30.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]
+    found = jem.Timed({}, turns).by_group()
+    assert found == [1.5, 17.0, 5.5, 7.5, 10.0]
+    assert jem.Timed({}, turns[:3]).by_group() == turns[:3]

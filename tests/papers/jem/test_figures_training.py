@@ -32,11 +32,11 @@ def course(folder: Path, arm: str, generative: float) -> None:
 
 def test_what_is_drawn(tmp_path: Path) -> None:
     drawn, train, study = tmp_path / "figures", tmp_path / "train", tmp_path / "stability"
-    figures_training.draw(drawn, {}, train, study, tables.VIEWS, [])
+    figures_training.draw(drawn, {}, train, study, tables.VIEWS)
     assert not drawn.exists()
     course(train, "jem", 1.0)
     course(train, "classifier", 0.0)
-    figures_training.draw(drawn, {}, train, study, tables.VIEWS, [])
+    figures_training.draw(drawn, {}, train, study, tables.VIEWS)
     assert {path.name for path in drawn.iterdir()} == {"training.png"}
     cells = stability.plan([0, 1])
     survived: dict[str, dict[str, float]] = {}
@@ -55,11 +55,7 @@ def test_what_is_drawn(tmp_path: Path) -> None:
         for k in range(3)
     ]
     write_rows(study / "curvature.csv", rows)
-    timed = [
-        {"name": "cost_ratio_eta5", "ratio": 6.0},
-        {"name": "cost_ratio_eta10", "ratio": 9.5},
-        {"name": "other", "ratio": 1},
-    ]
-    figures_training.draw(drawn, {"steps_survived": survived}, train, study, tables.VIEWS, timed)
+    timed = {"cost_ratio_eta5": {"seed0": 6.0}, "cost_ratio_eta10": {"seed0": 9.5}, "other": {"seed0": 1.0}}
+    figures_training.draw(drawn, {"steps_survived": survived, "benchmark_ratio": timed}, train, study, tables.VIEWS)
     names = {"training.png", "divergences.png", "curvature.png", "cost.png"}
     assert {path.name for path in drawn.iterdir()} == names

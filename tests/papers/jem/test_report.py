@@ -57,13 +57,3 @@ def test_gathering_needs_the_evaluation(tmp_path: Path) -> None:
     write_metrics(tmp_path / "evaluate" / "metrics.json", {"accuracy_percent": {"jem": {"seed0": 80.0}}})
     write_metrics(tmp_path / "train" / "jem" / "metrics.json", {"train_seconds": {"jem": {"seed0": 3.0}}})
     assert set(report.gather(tmp_path, ["jem", "classifier"])) == {"accuracy_percent", "train_seconds"}
-
-
-def test_ratios_of_the_benchmark_become_measurements() -> None:
-    entries = [
-        {"name": "cost_ratio_eta5", "ratio": 6.3},
-        {"name": "train_iterations_per_s", "ratio": 1.9},
-        {"name": "chain_step_ms", "ratio": 1.8},
-    ]
-    found = report.timed(entries)
-    assert found == {"cost_ratio_eta5": {"jem": {"exact": 6.3}}, "step_speed_ratio": {"small": {"exact": 1.9}}}

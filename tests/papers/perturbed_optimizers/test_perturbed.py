@@ -126,7 +126,7 @@ def test_antithetic_backward_is_unbiased() -> None:
 
 
 def test_gradient_of_a_squared_norm() -> None:
-    """The dossier value: gradient of ||y*_eps||^2 under Gumbel noise, by the chain rule with the exact mean."""
+    """The tabled value: gradient of ||y*_eps||^2 under Gumbel noise, by the chain rule with the exact mean."""
     mean = torch.softmax(THETA[0] / 0.5, 0)
     expected = torch.tensor([-0.015081, 0.402259, -0.033234, -0.347138, -0.006806], dtype=torch.float64)
     assert torch.allclose(softmax_vjp(THETA, 0.5, 2 * mean)[0], expected, atol=1e-6)
